@@ -1,0 +1,117 @@
+"""
+Instructions as values. One `Insn` is one instruction of the kernel's instruction set, no more:
+nothing here stands for anything that is rewritten later.
+
+What is not known before load (a map's descriptor, the offset of a kernel field, an id in the
+kernel's BTF) is a `Symbol` beside the fields; the loader returns the same instruction with the
+symbol resolved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from actplane.source import Span
+
+
+@dataclass(frozen=True, slots=True)
+class MapFd:
+    """`ld_imm64`: the address of a map (BPF_PSEUDO_MAP_FD)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class MapValue:
+    """`ld_imm64`: the address of a byte in the first value of an array map (BPF_PSEUDO_MAP_VALUE)."""
+
+    name: str
+    offset_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionAddress:
+    """`ld_imm64`: the address of a subprogram, for callbacks (BPF_PSEUDO_FUNC)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kfunc:
+    """`call`: a kernel function by its name in BTF (BPF_PSEUDO_KFUNC_CALL)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subprogram:
+    """`call`: a subprogram of this program by name (BPF_PSEUDO_CALL)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A jump: the name of the instruction to go to."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """
+    The byte offset of a field in a kernel struct, from the running kernel's BTF.
+
+    `path` is dotted and may pass through embedded structs, unions and array indexes
+    ("f_path.dentry", "__sk_common.skc_daddr"). `container_path`s of several alternatives, tried in
+    order, cope with fields that moved between kernels. It is added to `off` of a load or store, or
+    to `imm` of an ALU operation or a move.
+    """
+
+    struct: str
+    path: str
+    alternatives: tuple[tuple[str, str], ...] = ()
+    """Further (struct, path) pairs, tried in order when the first does not exist."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnumValue:
+    """The value of an enumerator in the kernel's BTF; it is added to `imm`."""
+
+    enum: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class TypeSize:
+    """The size in bytes of a kernel type; it is added to `imm`."""
+
+    struct: str
+
+
+Symbol = MapFd | MapValue | FunctionAddress | Kfunc | Subprogram | Label | Field | EnumValue | TypeSize
+
+
+@dataclass(frozen=True, slots=True)
+class Insn:
+    """
+    One instruction.
+
+    Shape:  `code`, `dst`, `src`, `off`, `imm` are the fields of the 8-byte slot. `ld_imm64`
+            (code 0x18) is one `Insn` of two slots whose `imm` holds all 64 bits: the low half is the
+            imm of the first slot, the high half that of the second.
+    Units:  `off` of a jump counts slots after the next one, of a load or store bytes.
+    """
+
+    code: int
+    dst: int = 0
+    src: int = 0
+    off: int = 0
+    imm: int = 0
+    symbol: Symbol | None = None
+    span: Span | None = None
+
+    @property
+    def slots(self) -> int:
+        """How many 8-byte slots the instruction takes: 2 for ld_imm64, else 1."""
+        return 2 if self.code == 0x18 else 1
