@@ -1,0 +1,129 @@
+"""What the mirror answers: accepted with numbers, or refused with the instruction and the reason."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from actplane.errors import VerifyError
+from actplane.source import Span
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One decision on the way to a refusal: at which slot, what was taken, in words."""
+
+    slot: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.slot}: {self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """
+    Why a program is refused.
+
+    `id` is stable and names a page in docs/verifier/. `slot` is the instruction as the kernel counts
+    (ld_imm64 takes two), -1 if the program as a whole is at fault. `claim` says what the instruction
+    needs and what it met; `state` shows the registers and stack that matter, in the kernel's log
+    syntax; `path` is the branches that led there.
+    """
+
+    id: str
+    slot: int
+    claim: str
+    insn_text: str = ""
+    state: str = ""
+    path: tuple[Step, ...] = ()
+    span: Span | None = None
+    hint: str = ""
+
+    def error(self) -> VerifyError:
+        """Return the exception that says the same."""
+        return VerifyError(
+            self.slot,
+            self.claim,
+            self.state,
+            rule=self.id,
+            insn_text=self.insn_text,
+            span=self.span,
+            hint=self.hint,
+        )
+
+    def __str__(self) -> str:
+        lines = [str(self.error())]
+        if self.path:
+            lines.append("    path:")
+            lines.extend(f"      {step}" for step in self.path)
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """
+    What the verification cost.
+
+    Units:  `insns_processed` counts every instruction of every path, as the kernel does;
+            `stack_bytes` maps the first slot of a function to the stack it uses; `seconds` is wall time.
+    """
+
+    insns_processed: int = 0
+    total_states: int = 0
+    peak_states: int = 0
+    max_states_per_insn: int = 0
+    stack_bytes: dict[int, int] = field(default_factory=dict[int, int])
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The mirror's answer about one program for one kernel profile."""
+
+    program: str
+    kernel: str
+    refusal: Refusal | None
+    statistics: Statistics
+    log: tuple[str, ...] = ()
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.refusal is None
+
+    def require(self) -> Report:
+        """Return the report itself. Raises VerifyError if the program is refused."""
+        if self.refusal is not None:
+            raise self.refusal.error()
+        return self
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain data for a program to read."""
+        refusal = None
+        if self.refusal is not None:
+            refusal = {
+                "id": self.refusal.id,
+                "insn": self.refusal.slot,
+                "insn_text": self.refusal.insn_text,
+                "claim": self.refusal.claim,
+                "state": self.refusal.state,
+                "path": [{"insn": step.slot, "text": step.text} for step in self.refusal.path],
+                "where": str(self.refusal.span) if self.refusal.span else None,
+                "hint": self.refusal.hint,
+            }
+        return {
+            "program": self.program,
+            "kernel": self.kernel,
+            "accepted": self.is_accepted,
+            "refusal": refusal,
+            "statistics": asdict(self.statistics),
+        }
+
+    def __str__(self) -> str:
+        if self.refusal is not None:
+            return f"{self.program}: refused for Linux {self.kernel}\n{self.refusal}"
+        numbers = self.statistics
+        return (
+            f"{self.program}: accepted for Linux {self.kernel}: {numbers.insns_processed} instructions processed, "
+            f"{numbers.total_states} states kept, {numbers.seconds * 1000:.1f} ms"
+        )
