@@ -9,7 +9,7 @@ symbol resolved.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from actplane.source import Span
 
@@ -109,9 +109,16 @@ class Insn:
     off: int = 0
     imm: int = 0
     symbol: Symbol | None = None
-    span: Span | None = None
+    span: Span | None = field(default=None, compare=False)
+    """Where the instruction came from; two instructions are equal whatever their places."""
 
     @property
     def slots(self) -> int:
         """How many 8-byte slots the instruction takes: 2 for ld_imm64, else 1."""
         return 2 if self.code == 0x18 else 1
+
+    def encode(self) -> bytes:
+        """Return the 8 or 16 bytes of the instruction; see `encoding.encode`."""
+        from actplane.asm.encoding import encode
+
+        return encode((self,))
