@@ -93,20 +93,19 @@ class Linkage(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A field of a struct or union. `bitfield_bits` is 0 for a field that is none."""
+    """
+    A field of a struct or union, a parameter of a function, or a variable of a data section.
+
+    Units:  offset_bits is 0 for a parameter; bitfield_bits is 0 for a field that is no bit field;
+            size_bytes is that of a variable in a section, else 0.
+    A last parameter of no name and type 0 stands for `...`.
+    """
 
     name: str
     type_id: int
-    offset_bits: int
+    offset_bits: int = 0
     bitfield_bits: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Param:
-    """A parameter of a function; a last one of no name and type 0 stands for `...`."""
-
-    name: str
-    type_id: int
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,36 +115,38 @@ class Enumerator:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
-    """A variable's place in a data section."""
-
-    type_id: int
-    offset_bytes: int
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class BtfType:
     """
-    One type.
+    One type. What a kind does not have is empty.
 
-    Shape:  `type_id` is what it points to, wraps or returns, or an array's element; of FUNC, its
-            prototype. `extra` is the word that INT (encoding, offset and bits), VAR (linkage) and
-            DECL_TAG (component) carry. `is_flagged` is the kind flag: bit fields for a struct,
-            signed for an enum, union for a forward.
-    Units:  size_bytes is bytes.
+    Shape:  `target` is the type that a pointer, modifier, tag, function or variable refers to, the
+            element of an array, the return type of a prototype; 0 is void. `count` and `index` are
+            an array's elements and index type. `linkage` is that of a function or variable, and a
+            declaration tag's component (-1: the type itself). `encoding` is an integer's word of
+            encoding, bit offset and bits. `is_flagged` is the kind flag: offsets carry bit-field
+            sizes for a struct, signed for an enum, union for a forward.
+    Units:  size is bytes.
     """
 
     kind: Kind
     name: str = ""
-    size_bytes: int = 0
-    type_id: int = 0
-    is_flagged: bool = False
+    size: int = 0
+    target: int = 0
+    count: int = 0
+    index: int = 0
     linkage: int = 0
-    extra: int = 0
-    index_type_id: int = 0
-    element_count: int = 0
+    encoding: int = 0
+    is_flagged: bool = False
     members: tuple[Member, ...] = ()
-    params: tuple[Param, ...] = ()
     enumerators: tuple[Enumerator, ...] = ()
-    sections: tuple[Section, ...] = ()
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether an integer or enum is signed."""
+        if self.kind is Kind.BTF_KIND_INT:
+            return bool(self.encoding >> 24 & BTF_INT_SIGNED)
+        return self.kind in (Kind.BTF_KIND_ENUM, Kind.BTF_KIND_ENUM64) and self.is_flagged
+
+
+VOID = BtfType(Kind.BTF_KIND_UNKN)
+"""The type that id 0 stands for."""

@@ -21,7 +21,6 @@ from actplane.loader.btf_types import (
     Kind,
     Linkage,
     Member,
-    Param,
 )
 from actplane.loader.syscall import RUNNING_KERNEL, Handle, Kernel, bpf
 
@@ -33,7 +32,7 @@ class BtfWriter:
     Collects types; each `add` returns the id by which others refer to it, from 1 on.
 
     >>> writer = BtfWriter()
-    >>> writer.add(BtfType(Kind.BTF_KIND_PTR, type_id=writer.integer("char", 1)))
+    >>> writer.add(BtfType(Kind.BTF_KIND_PTR, target=writer.integer("char", 1)))
     2
     """
 
@@ -67,22 +66,22 @@ class BtfWriter:
 
     def integer(self, name: str, size_bytes: int, *, is_signed: bool = False) -> int:
         """Return the id of an integer of 1, 2, 4, 8 or 16 bytes."""
-        extra = (BTF_INT_SIGNED if is_signed else 0) << 24 | size_bytes * 8
-        return self.once(BtfType(Kind.BTF_KIND_INT, name, size_bytes, extra=extra))
+        encoding = (BTF_INT_SIGNED if is_signed else 0) << 24 | size_bytes * 8
+        return self.once(BtfType(Kind.BTF_KIND_INT, name, size_bytes, encoding=encoding))
 
     def byte_array(self, count: int) -> int:
         """Return the id of an array of `count` bytes."""
         element = self.integer("unsigned char", 1)
         index = self.integer("unsigned int", 4)
-        return self.once(BtfType(Kind.BTF_KIND_ARRAY, type_id=element, index_type_id=index, element_count=count))
+        return self.once(BtfType(Kind.BTF_KIND_ARRAY, target=element, index=index, count=count))
 
-    def func_proto(self, return_type: int, params: tuple[Param, ...] = ()) -> int:
+    def func_proto(self, return_type: int, params: tuple[Member, ...] = ()) -> int:
         """Return the id of a function prototype."""
-        return self.once(BtfType(Kind.BTF_KIND_FUNC_PROTO, type_id=return_type, params=params))
+        return self.once(BtfType(Kind.BTF_KIND_FUNC_PROTO, target=return_type, members=params))
 
     def func(self, name: str, proto: int, linkage: Linkage = Linkage.BTF_FUNC_STATIC) -> int:
         """Return the id of a new function of a prototype."""
-        return self.add(BtfType(Kind.BTF_KIND_FUNC, name, type_id=proto, linkage=linkage))
+        return self.add(BtfType(Kind.BTF_KIND_FUNC, name, target=proto, linkage=linkage))
 
     def encode(self) -> bytes:
         """Return the blob: header, types, strings."""
@@ -92,47 +91,39 @@ class BtfWriter:
         return header + bytes(self._types) + bytes(self._strings)
 
     def _encode(self, kind: BtfType) -> bytes:
-        word = kind.size_bytes if kind.kind in SIZED_KINDS else kind.type_id
-        tail = b""
-        count = 0
+        word = kind.size if kind.kind in SIZED_KINDS else kind.target
+        count = len(kind.members) or len(kind.enumerators)
+        tail: list[int] = []
         match kind.kind:
-            case Kind.BTF_KIND_INT | Kind.BTF_KIND_VAR | Kind.BTF_KIND_DECL_TAG:
-                tail = struct.pack("<I", kind.extra & 0xFFFFFFFF)
-            case Kind.BTF_KIND_ARRAY:
-                tail = struct.pack("<III", kind.type_id, kind.index_type_id, kind.element_count)
-                word = 0
-            case Kind.BTF_KIND_STRUCT | Kind.BTF_KIND_UNION:
-                count = len(kind.members)
-                tail = b"".join(self._member(member, kind.is_flagged) for member in kind.members)
-            case Kind.BTF_KIND_FUNC_PROTO:
-                count = len(kind.params)
-                tail = b"".join(struct.pack("<II", self.string(param.name), param.type_id) for param in kind.params)
-            case Kind.BTF_KIND_ENUM:
-                count = len(kind.enumerators)
-                tail = b"".join(
-                    struct.pack("<II", self.string(item.name), item.value & 0xFFFFFFFF) for item in kind.enumerators
-                )
-            case Kind.BTF_KIND_ENUM64:
-                count = len(kind.enumerators)
-                tail = b"".join(
-                    struct.pack("<IQ", self.string(item.name), item.value & 0xFFFFFFFFFFFFFFFF)
-                    for item in kind.enumerators
-                )
-            case Kind.BTF_KIND_DATASEC:
-                count = len(kind.sections)
-                tail = b"".join(
-                    struct.pack("<III", item.type_id, item.offset_bytes, item.size_bytes) for item in kind.sections
-                )
+            case Kind.BTF_KIND_INT:
+                tail = [kind.encoding]
+            case Kind.BTF_KIND_VAR | Kind.BTF_KIND_DECL_TAG:
+                tail = [kind.linkage & 0xFFFFFFFF]
             case Kind.BTF_KIND_FUNC:
                 count = kind.linkage
+            case Kind.BTF_KIND_ARRAY:
+                word = 0
+                tail = [kind.target, kind.index, kind.count]
+            case Kind.BTF_KIND_STRUCT | Kind.BTF_KIND_UNION:
+                for member in kind.members:
+                    offset = member.bitfield_bits << 24 | member.offset_bits if kind.is_flagged else member.offset_bits
+                    tail += [self.string(member.name), member.type_id, offset]
+            case Kind.BTF_KIND_FUNC_PROTO:
+                for member in kind.members:
+                    tail += [self.string(member.name), member.type_id]
+            case Kind.BTF_KIND_DATASEC:
+                for member in kind.members:
+                    tail += [member.type_id, member.offset_bits // 8, member.size_bytes]
+            case Kind.BTF_KIND_ENUM:
+                for item in kind.enumerators:
+                    tail += [self.string(item.name), item.value & 0xFFFFFFFF]
+            case Kind.BTF_KIND_ENUM64:
+                for item in kind.enumerators:
+                    tail += [self.string(item.name), item.value & 0xFFFFFFFF, item.value >> 32 & 0xFFFFFFFF]
             case _:
                 pass
         info = kind.is_flagged << 31 | kind.kind << 24 | count
-        return struct.pack("<III", self.string(kind.name), info, word) + tail
-
-    def _member(self, member: Member, is_flagged: bool) -> bytes:
-        offset = member.bitfield_bits << 24 | member.offset_bits if is_flagged else member.offset_bits
-        return struct.pack("<III", self.string(member.name), member.type_id, offset)
+        return struct.pack(f"<{3 + len(tail)}I", self.string(kind.name), info, word, *tail)
 
 
 def load_btf(blob: bytes, kernel: Kernel = RUNNING_KERNEL) -> Handle:
