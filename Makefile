@@ -34,13 +34,13 @@ types: $(VENV)/dev.stamp
 	$(BIN)/mypy
 
 test-unit: $(VENV)/dev.stamp ## doctests and the pure tests
-	COVERAGE_FILE=build/test/.coverage.unit $(PYTEST) actplane tests --ignore=tests/kernel --ignore=tests/vm
+	COVERAGE_FILE=build/test/.coverage.unit $(PYTEST) actplane tests --ignore=tests/kernel
 
 test-kernel: $(VENV)/dev.stamp ## the kernel tests on the running kernel (needs root)
 	$(SUDO) env COVERAGE_FILE=build/test/.coverage.kernel $(PYTEST) -p no:cacheprovider tests/kernel
 
 test-vm: $(VENV)/dev.stamp debs-vm ## the kernel tests in guests: Linux 5.10, 6.1, 6.12 and 7.2
-	$(BIN)/python tests/vm/guest.py test --results build/test
+	$(BIN)/python -m tests.vm test --results build/test
 
 coverage: $(VENV)/dev.stamp ## combine what unit, kernel and guest runs covered, and print it
 	$(BIN)/coverage combine --keep -q --data-file=build/test/.coverage build/test

@@ -106,9 +106,7 @@ class Guest:
         # Whatever of ours lies below a directory that the guest covers with a tmpfs must stay visible.
         covered = [Path("/tmp"), Path("/run"), Path("/var/tmp")]
         wanted = {REPOSITORY, REPOSITORY.parent / "shared", Path.cwd(), Path(sys.prefix), Path(sys.base_prefix)}
-        keep = sorted(
-            path for path in wanted if path.is_dir() and any(parent in covered for parent in path.parents)
-        )
+        keep = sorted(path for path in wanted if path.is_dir() and any(parent in covered for parent in path.parents))
         values = {
             "DIRECTORY": str(Path.cwd()),
             "KEEP": " ".join(map(str, keep)),

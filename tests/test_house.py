@@ -1,0 +1,119 @@
+"""
+The house rules that a machine can check: who imports whom, and how long a module may be.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).resolve().parents[1] / "actplane"
+
+# Whom a part of the house may import, besides itself and what everybody may: `source` and `errors`.
+EVERYBODY = {"source", "errors"}
+MAY_IMPORT = {
+    "source": set[str](),
+    "errors": set[str](),
+    "asm": set[str](),
+    "ir": set[str](),
+    "dsl": {"ir"},
+    "codegen": {"ir", "asm"},
+    "verifier": {"asm"},
+    "loader": {"asm"},
+    "runtime": {"loader", "codegen", "verifier", "dsl", "ir", "asm"},
+    "agents": {"runtime", "loader", "codegen", "verifier", "dsl", "ir", "asm"},
+    "cli": {"agents", "runtime", "loader", "codegen", "verifier", "dsl", "ir", "asm"},
+    "__main__": {"cli"},
+}
+
+LONGEST_MODULE_LINES = 800
+
+MODULES = sorted(HOUSE.rglob("*.py"))
+NAMES = [str(path.relative_to(HOUSE.parent)) for path in MODULES]
+
+
+def part_of(path: Path) -> str:
+    """The part of the house a module belongs to: its package, or its own name at the top."""
+    return path.relative_to(HOUSE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path, text: str) -> Iterator[tuple[int, str, str]]:
+    """Every import of something of ours as (line, dotted module, imported name or "")."""
+    package = ("actplane", *path.relative_to(HOUSE).parts[:-1])
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "actplane":
+                    yield node.lineno, alias.name, ""
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, (base, node.module)))
+            if module.split(".")[0] == "actplane":
+                for alias in node.names:
+                    yield node.lineno, module, alias.name
+
+
+def violations(path: Path, text: str) -> list[str]:
+    """What a module imports although its part of the house must not, a line each."""
+    part = part_of(path)
+    if part == "__init__":
+        allowed = EVERYBODY
+    elif part in EVERYBODY:
+        # The two lowest may know each other only downwards: errors speaks of sources.
+        allowed = {"source"} if part == "errors" else set()
+    else:
+        allowed = MAY_IMPORT[part] | EVERYBODY | {part}
+    found = []
+    for line, module, name in imported(path, text):
+        words = module.split(".")
+        target = words[1] if len(words) > 1 else name
+        if (HOUSE / target).exists() or (HOUSE / f"{target}.py").exists():
+            if target not in allowed:
+                found.append(f"{path.name}:{line}: {part} imports {target}")
+            elif target != part and name.startswith("_"):
+                found.append(f"{path.name}:{line}: {part} imports {name}, which is private to {target}")
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES)
+def test_imports_go_one_way(path: Path):
+    assert violations(path, path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "expected"),
+    [
+        ("verifier/a.py", "from actplane.codegen import x", ["a.py:1: verifier imports codegen"]),
+        ("verifier/a.py", "from ..loader.btf import Btf", ["a.py:1: verifier imports loader"]),
+        ("dsl/a.py", "def f():\n    from actplane import asm", ["a.py:2: dsl imports asm"]),
+        ("asm/a.py", "import actplane.ir.policy", ["a.py:1: asm imports ir"]),
+        ("source.py", "import actplane.errors", ["source.py:1: source imports errors"]),
+        (
+            "codegen/a.py",
+            "from actplane.ir.nfa import _merge",
+            ["a.py:1: codegen imports _merge, which is private to ir"],
+        ),
+        ("codegen/a.py", "from . import layout\nfrom actplane import asm, __version__\nimport ast", []),
+    ],
+)
+def test_the_check_sees_every_form_of_import(module: str, text: str, expected: list[str]):
+    assert violations(HOUSE / module, text) == expected
+
+
+def test_every_part_of_the_house_is_known():
+    parts = {part_of(path) for path in MODULES} - {"__init__"}
+    assert parts <= set(MAY_IMPORT)
+
+
+def test_no_two_parts_import_each_other():
+    circles = [(a, b) for a, below in MAY_IMPORT.items() for b in below if a in MAY_IMPORT[b]]
+    assert circles == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=NAMES)
+def test_modules_are_short_and_about_something(path: Path):
+    assert len(path.read_text().splitlines()) <= LONGEST_MODULE_LINES
+    assert path.stem not in {"utils", "util", "helpers", "common", "misc"}

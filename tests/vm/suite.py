@@ -1,0 +1,128 @@
+"""
+The kernel tests in guests: one boot a variant, one after the other, results and coverage brought back.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from tests.vm.guest import LSM_WITH_BPF, LSM_WITHOUT_BPF, REPOSITORY, SHARE, Guest
+from tests.vm.kernels import GuestError, require_kernel
+
+SUITE_SECONDS = 1500
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One boot: a name for the report, a kernel, its LSM list, and the tests to run there."""
+
+    name: str
+    series: str
+    lsm: str = LSM_WITH_BPF
+    selection: tuple[str, ...] = ("tests/kernel", "tests/vm/test_boot.py")
+
+
+VARIANTS = (
+    Variant("5.10", "5.10"),
+    Variant("6.1", "6.1"),
+    Variant("6.12", "6.12"),
+    Variant(
+        "6.12-no-bpf-lsm", "6.12", LSM_WITHOUT_BPF, ("-m", "fmod_ret or boot", "tests/kernel", "tests/vm/test_boot.py")
+    ),
+    Variant("7.2", "7.2"),
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a boot came to: counts of the tests' results, the names of those that failed."""
+
+    variant: str
+    passed: int
+    skipped: int
+    failed: tuple[str, ...]
+    seconds: float
+    complaint: str = ""
+
+    @property
+    def is_good(self) -> bool:
+        # A guest in which nothing passed has proved nothing.
+        return not self.failed and not self.complaint and self.passed > 0
+
+    def __str__(self) -> str:
+        counts = f"{self.passed} passed, {len(self.failed)} failed, {self.skipped} skipped in {self.seconds:.0f} s"
+        return f"guest {self.variant}: {self.complaint or counts}"
+
+
+def run_suite(names: Sequence[str], results: Path, extra: Sequence[str]) -> list[Outcome]:
+    """
+    Boot the named variants (all if none is named), run the kernel tests in each, leave
+    `results/.coverage.*` and `results/guest-NAME/{junit.xml,output}` behind.
+    """
+    known = {variant.name: variant for variant in VARIANTS}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise GuestError(f"guests: unknown variant: got {', '.join(unknown)}, expected some of {', '.join(known)}")
+    outcomes = []
+    for variant in [known[name] for name in names] or VARIANTS:
+        print(f"\n==== guest {variant.name} (lsm={variant.lsm})", flush=True)
+        outcome = _run_variant(variant, results, extra)
+        print(outcome, flush=True)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def _run_variant(variant: Variant, results: Path, extra: Sequence[str]) -> Outcome:
+    share = results / f"guest-{variant.name}"
+    shutil.rmtree(share, ignore_errors=True)
+    start = time.monotonic()
+    try:
+        guest = Guest(require_kernel(variant.series), lsm=variant.lsm)
+        status = guest.run(_command(variant, extra), share=share, timeout_seconds=SUITE_SECONDS)
+    except GuestError as error:
+        return Outcome(variant.name, 0, 0, (), time.monotonic() - start, str(error))
+    for data in share.glob(".coverage*"):
+        shutil.move(data, results / f".coverage.guest-{variant.name}{data.name.removeprefix('.coverage')}")
+    if not (share / "junit.xml").exists():
+        return Outcome(
+            variant.name, 0, 0, (), time.monotonic() - start, f"pytest left no results, exit status {status}"
+        )
+    outcome = _read(variant.name, share / "junit.xml", time.monotonic() - start)
+    if status != 0 and not outcome.failed:
+        return Outcome(variant.name, 0, 0, (), outcome.seconds, f"pytest ended with exit status {status}")
+    return outcome
+
+
+def _command(variant: Variant, extra: Sequence[str]) -> str:
+    pytest = [
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "timeout=900"),
+        *("--cov=actplane", "--cov-report=", f"--junitxml={SHARE}/junit.xml"),
+        *variant.selection,
+        *extra,
+    ]
+    # Coverage's database wants a local file system's locks, so it is written to tmpfs and copied.
+    return "\n".join(
+        (
+            f"cd {shlex.quote(str(REPOSITORY))} || exit 1",
+            "mkdir /tmp/coverage && export COVERAGE_FILE=/tmp/coverage/.coverage",
+            shlex.join(pytest),
+            "status=$?",
+            f"cp /tmp/coverage/.coverage* {SHARE}/",
+            "exit $status",
+        )
+    )
+
+
+def _read(name: str, junit: Path, seconds: float) -> Outcome:
+    cases = list(ElementTree.parse(junit).getroot().iter("testcase"))
+    failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    skipped = [case for case in cases if case.find("skipped") is not None]
+    names = tuple(f"{case.get('classname')}::{case.get('name')}" for case in failed)
+    return Outcome(name, len(cases) - len(failed) - len(skipped), len(skipped), names, seconds)
