@@ -59,7 +59,8 @@ def main() -> int:
 def _run(arguments: argparse.Namespace) -> int:
     guest = Guest(require_kernel(arguments.kernel), lsm=arguments.lsm, memory_mib=arguments.memory, cpus=arguments.cpus)
     with tempfile.TemporaryDirectory(prefix="guest-share-") as name:
-        return guest.run(arguments.exec, share=arguments.share or Path(name), timeout_seconds=arguments.timeout)
+        end = guest.run(arguments.exec, share=arguments.share or Path(name), timeout_seconds=arguments.timeout)
+        return end.status
 
 
 def _test(arguments: argparse.Namespace) -> int:

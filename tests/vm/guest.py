@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from tests.vm.initramfs import archive
-from tests.vm.kernels import GuestError, Kernel
+from tests.vm.kernels import GuestDied, GuestError, Kernel
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LSM_WITH_BPF = "landlock,lockdown,yama,integrity,bpf"
@@ -34,6 +34,14 @@ POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
+class End:
+    """How a command in a guest ended: its exit status, and what became of earlier attempts."""
+
+    status: int
+    deaths: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Guest:
     """How to boot: the kernel, its LSM list, and the size of the machine."""
 
@@ -43,23 +51,25 @@ class Guest:
     cpus: int = 2
     has_network: bool = False
 
-    def run(self, command: str, *, share: Path, timeout_seconds: float, output: TextIO | None = None) -> int:
+    def run(self, command: str, *, share: Path, timeout_seconds: float, output: TextIO | None = None) -> End:
         """
-        Boot, run a shell command in the current directory, power off; return the command's exit status.
+        Boot, run a shell command in the current directory, power off.
 
         Standard output and error go to `output` while they come, and to `share/output`.
 
-        Raises: GuestError if the guest does not come up or dies ATTEMPTS times, or exceeds the timeout.
+        Raises: GuestDied if the guest does not come up or goes away ATTEMPTS times; GuestError if the
+                command exceeds the timeout.
         """
-        for attempt in range(1, ATTEMPTS + 1):
+        deaths: list[str] = []
+        while True:
             try:
-                return self._boot(command, share, timeout_seconds, output or sys.stdout)
-            except GuestError as error:
+                return End(self._boot(command, share, timeout_seconds, output or sys.stdout), tuple(deaths))
+            except GuestDied as death:
                 # TCG's threads now and then crash a guest kernel that boots well the next time.
-                if attempt == ATTEMPTS:
+                deaths.append(str(death))
+                print(f"guest {self.kernel.series}: attempt {len(deaths)} of {ATTEMPTS}: {death}", file=sys.stderr)
+                if len(deaths) == ATTEMPTS:
                     raise
-                print(f"guest {self.kernel.series}: attempt {attempt} of {ATTEMPTS}: {error}", file=sys.stderr)
-        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _boot(self, command: str, share: Path, timeout_seconds: float, output: TextIO) -> int:
         share.mkdir(parents=True, exist_ok=True)
@@ -81,7 +91,7 @@ class Guest:
                     process.kill()
                     process.wait()
             if not (share / "status").exists():
-                raise GuestError(f"the guest died:\n{_tail(work / 'qemu')}{_tail(work / 'console')}")
+                raise GuestDied(f"the guest died:\n{_tail(work / 'qemu')}{_tail(work / 'console')}")
             return int((share / "status").read_text())
 
     def _follow(self, process: subprocess.Popen[bytes], share: Path, timeout_seconds: float, output: TextIO) -> None:
@@ -97,7 +107,7 @@ class Guest:
                     return
                 seconds = time.monotonic() - start
                 if seconds > BOOT_SECONDS and not (share / "started").exists():
-                    raise GuestError(f"the guest did not come up within {BOOT_SECONDS} s")
+                    raise GuestDied(f"the guest did not come up within {BOOT_SECONDS} s")
                 if seconds > timeout_seconds:
                     raise GuestError(f"the command did not end within {timeout_seconds:.0f} s")
                 time.sleep(POLL_SECONDS)

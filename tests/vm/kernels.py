@@ -31,6 +31,10 @@ class GuestError(Exception):
     """A guest could not be prepared, did not come up, or died."""
 
 
+class GuestDied(GuestError):
+    """A guest did not come up, or went away before its command ended: worth another attempt."""
+
+
 @dataclass(frozen=True)
 class Series:
     """A kernel series: the Debian release that carries it, and its package names as patterns."""

@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -50,6 +50,7 @@ class Outcome:
     failed: tuple[str, ...]
     seconds: float
     complaint: str = ""
+    deaths: int = 0
 
     @property
     def is_good(self) -> bool:
@@ -58,7 +59,8 @@ class Outcome:
 
     def __str__(self) -> str:
         counts = f"{self.passed} passed, {len(self.failed)} failed, {self.skipped} skipped in {self.seconds:.0f} s"
-        return f"guest {self.variant}: {self.complaint or counts}"
+        earlier = f" (after {self.deaths} attempts in which the guest died)" if self.deaths else ""
+        return f"guest {self.variant}: {self.complaint or counts}{earlier}"
 
 
 def run_suite(names: Sequence[str], results: Path, extra: Sequence[str]) -> list[Outcome]:
@@ -85,19 +87,16 @@ def _run_variant(variant: Variant, results: Path, extra: Sequence[str]) -> Outco
     start = time.monotonic()
     try:
         guest = Guest(require_kernel(variant.series), lsm=variant.lsm)
-        status = guest.run(_command(variant, extra), share=share, timeout_seconds=SUITE_SECONDS)
+        end = guest.run(_command(variant, extra), share=share, timeout_seconds=SUITE_SECONDS)
     except GuestError as error:
         return Outcome(variant.name, 0, 0, (), time.monotonic() - start, str(error))
     for data in share.glob(".coverage*"):
         shutil.move(data, results / f".coverage.guest-{variant.name}{data.name.removeprefix('.coverage')}")
-    if not (share / "junit.xml").exists():
-        return Outcome(
-            variant.name, 0, 0, (), time.monotonic() - start, f"pytest left no results, exit status {status}"
-        )
-    outcome = _read(variant.name, share / "junit.xml", time.monotonic() - start)
-    if status != 0 and not outcome.failed:
-        return Outcome(variant.name, 0, 0, (), outcome.seconds, f"pytest ended with exit status {status}")
-    return outcome
+    outcome = _read(variant.name, share / "junit.xml")
+    complaint = outcome.complaint
+    if end.status != 0 and not outcome.failed:
+        complaint = f"pytest ended with exit status {end.status}"
+    return replace(outcome, complaint=complaint, seconds=time.monotonic() - start, deaths=len(end.deaths))
 
 
 def _command(variant: Variant, extra: Sequence[str]) -> str:
@@ -120,9 +119,11 @@ def _command(variant: Variant, extra: Sequence[str]) -> str:
     )
 
 
-def _read(name: str, junit: Path, seconds: float) -> Outcome:
+def _read(name: str, junit: Path) -> Outcome:
+    if not junit.exists():
+        return Outcome(name, 0, 0, (), 0, "pytest left no results")
     cases = list(ElementTree.parse(junit).getroot().iter("testcase"))
     failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
     skipped = [case for case in cases if case.find("skipped") is not None]
     names = tuple(f"{case.get('classname')}::{case.get('name')}" for case in failed)
-    return Outcome(name, len(cases) - len(failed) - len(skipped), len(skipped), names, seconds)
+    return Outcome(name, len(cases) - len(failed) - len(skipped), len(skipped), names, 0)

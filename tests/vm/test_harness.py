@@ -38,7 +38,7 @@ JUNIT = """<testsuites><testsuite>
 
 def test_results_are_counted_from_junit(tmp_path: Path):
     (tmp_path / "junit.xml").write_text(JUNIT)
-    outcome = suite._read("6.12", tmp_path / "junit.xml", 1.0)
+    outcome = suite._read("6.12", tmp_path / "junit.xml")
     assert (outcome.passed, outcome.skipped, outcome.failed) == (1, 1, ("a::bad", "a::broken"))
     assert not outcome.is_good
 
