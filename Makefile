@@ -20,7 +20,7 @@ help: ## list the verbs
 venv: $(VENV)/dev.stamp ## create .venv with everything the tests need
 
 demo: $(VENV)/run.stamp ## run a shell under a policy that kills `git push`, on this machine's kernel
-	$(SUDO) ./demo.sh $(abspath $(BIN))/actplane
+	./demo.sh $(SUDO) $(abspath $(BIN))/actplane
 
 test: lint types ## everything: lint, types, doctests, unit, kernel (here) and kernel (guests)
 	rm -rf build/test && mkdir -p build/test
@@ -43,7 +43,7 @@ test-vm: $(VENV)/dev.stamp debs-vm ## the kernel tests in guests: Linux 5.10, 6.
 	$(BIN)/python -m tests.vm test --results build/test
 
 coverage: $(VENV)/dev.stamp ## combine what unit, kernel and guest runs covered, and print it
-	$(BIN)/coverage combine --keep -q --data-file=build/test/.coverage build/test
+	$(BIN)/coverage combine -q --data-file=build/test/.coverage build/test
 	$(BIN)/coverage report --data-file=build/test/.coverage --skip-covered --skip-empty
 
 bench: $(VENV)/dev.stamp ## benchmarks: compile, assemble, mirror, load, cold start
