@@ -128,7 +128,7 @@ class Diagnostic:
 def render_all(diagnostics: Iterable[Diagnostic]) -> str:
     """Render several diagnostics, in the order of their places."""
 
-    def place(item: Diagnostic) -> tuple[str, int]:
-        return (item.span.source.name, item.span.start) if item.span else ("", -1)
+    def place(item: Diagnostic) -> tuple[str, int, int]:
+        return (item.span.source.name, item.span.line, item.span.column) if item.span else ("", 0, 0)
 
     return "\n".join(item.render() for item in sorted(diagnostics, key=place))
