@@ -10,6 +10,7 @@ from actplane.dsl import ast, check
 from actplane.dsl.endpoints import Resolve, resolve_host
 from actplane.dsl.lower import Lowering
 from actplane.dsl.parser import parse
+from actplane.dsl.texts import PolicyText
 from actplane.errors import PolicyError
 from actplane.ir.policy import Policy
 from actplane.source import Diagnostic, Severity, Source
@@ -49,6 +50,11 @@ def compile_sources(
         # Doubts about a text that was not understood whole would only mislead.
         raise PolicyError(errors)
     return Compilation(policy, tuple(trees), tuple(diagnostics))
+
+
+def compile_text(text: PolicyText, *, resolve: Resolve | None = resolve_host) -> Compilation:
+    """Compile what a policy file or the command line gave. Raises PolicyError with every error."""
+    return compile_sources(text.sources, root=text.root, resolve=resolve)
 
 
 def compile_policy(

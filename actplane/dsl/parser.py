@@ -233,5 +233,7 @@ def _meant(token: Token, expected: frozenset[str]) -> str | None:
             return proposal
     if token.type != "WORD":
         return None
-    close = difflib.get_close_matches(word, candidates, n=1, cutoff=_STRONG_LIKENESS)
+    # Swapped letters make a short word unlike itself by difflib's measure.
+    swapped = [each for each in candidates if sorted(each) == sorted(word)]
+    close = swapped or difflib.get_close_matches(word, candidates, n=1, cutoff=_STRONG_LIKENESS)
     return close[0] if close else None
