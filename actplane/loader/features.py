@@ -10,6 +10,7 @@ are remembered.
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -24,7 +25,7 @@ from actplane.errors import KernelError, RejectedByKernel, UnsupportedFeature
 from actplane.loader.btf import Btf, TypeNotFound
 from actplane.loader.canary import does_canary_bite
 from actplane.loader.collection import Collection
-from actplane.loader.maps import is_map_type_supported
+from actplane.loader.maps import SINCE, is_map_type_supported
 from actplane.loader.syscall import RUNNING_KERNEL, Kernel
 
 LSM_LIST = Path("/sys/kernel/security/lsm")
@@ -34,6 +35,9 @@ _ENOTSUPP = 524
 
 _REFUSALS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOENT, errno.ESRCH, _ENOTSUPP)
 _NOT_PERMITTED = (errno.EPERM, errno.EACCES)
+
+
+_ARGUMENT_FAULT = re.compile(r"R\d+ |.*\barg#\d")
 
 
 class Answer(Enum):
@@ -51,6 +55,9 @@ class Finding:
 
     def __bool__(self) -> bool:
         return self.answer is Answer.YES
+
+
+YES = Finding(Answer.YES)
 
 
 class Feature(Enum):
@@ -101,18 +108,23 @@ class Features:
 
     def probe(self, feature: Feature) -> Finding:
         """Say whether the kernel has a feature. Never raises a KernelError: what fails is the answer."""
-        return self._remember(feature, lambda: self._try(feature))
+        if feature in _MAP_TYPES:
+            return self._remember(feature, lambda: self._create(_MAP_TYPES[feature]))
+        if feature in _CANARIES:
+            return self._remember(feature, lambda: self._attach(_CANARIES[feature]))
+        return self._remember(feature, lambda: self._load(*_PROGRAMS[feature]))
 
     def helper(self, helper: HelperId, like: Program) -> Finding:
         """Say whether programs of the type and hook of another may call a helper."""
 
-        def attempt() -> None:
+        def attempt() -> Finding:
             try:
-                self._load(replace(like, name="probe", insns=(call(helper), *_RETURN_0), functions={}))
+                return self._load(replace(like, name="probe", insns=(call(helper), *_RETURN_0), functions={}))
             except RejectedByKernel as error:
                 # The helper is known if the kernel got as far as its arguments, which nobody has set.
-                if "arg#" not in error.log and "!read_ok" not in error.log:
-                    raise
+                if _ARGUMENT_FAULT.match(_last_line(error.log)):
+                    return YES
+                raise
 
         place = (like.prog_type, like.attach_type, like.attach_to, like.is_sleepable)
         return self._remember((helper, place), attempt)
@@ -121,7 +133,7 @@ class Features:
         """Say whether an LSM program is really obeyed, not only loaded: the canary tells."""
         return self.probe(Feature.LSM_FIRES)
 
-    def _remember(self, key: object, attempt: Callable[[], None]) -> Finding:
+    def _remember(self, key: object, attempt: Callable[[], Finding]) -> Finding:
         known = self._known.get(key)
         if known is None:
             known = self._find(attempt)
@@ -129,17 +141,15 @@ class Features:
                 self._known[key] = known
         return known
 
-    def _find(self, attempt: Callable[[], None]) -> Finding:
+    def _find(self, attempt: Callable[[], Finding]) -> Finding:
         try:
-            attempt()
+            return attempt()
         except (TypeNotFound, UnsupportedFeature) as error:
             return Finding(Answer.NO, _first_line(error))
         except RejectedByKernel as error:
-            said = [line for line in error.log.splitlines() if line and not line.startswith("processed ")]
-            return Finding(Answer.NO, f"the verifier says: {said[-1] if said else _first_line(error)}")
+            return Finding(Answer.NO, f"the verifier says: {_last_line(error.log)}")
         except KernelError as error:
             return self._judge(error)
-        return Finding(Answer.YES)
 
     def _judge(self, error: KernelError) -> Finding:
         if error.errno in _REFUSALS:
@@ -153,20 +163,22 @@ class Features:
             return Finding(Answer.NO, f"{_first_line(error)}; this kernel refuses it, while other programs load")
         return Finding(Answer.UNKNOWN, _first_line(error))
 
-    def _try(self, feature: Feature) -> None:
-        if feature in _MAP_TYPES:
-            map_type = _MAP_TYPES[feature]
-            if not is_map_type_supported(map_type, self._kernel):
-                raise KernelError(f"bpf(BPF_MAP_CREATE) of {map_type.name}", errno.EINVAL)
-        elif feature in _CANARIES:
-            if not does_canary_bite(_CANARIES[feature], self._read_btf(), self._kernel):
-                raise KernelError(f"the program was attached and not obeyed{_lsm_list_lacks_bpf()}", errno.EOPNOTSUPP)
-        else:
-            self._load(*_PROGRAMS[feature])
+    def _create(self, map_type: MapType) -> Finding:
+        if is_map_type_supported(map_type, self._kernel):
+            return YES
+        return Finding(Answer.NO, f"the kernel knows no {map_type.name} (Linux {SINCE[map_type]} or newer)")
 
-    def _load(self, program: Program, maps: Sequence[MapSpec] = ()) -> None:
+    def _attach(self, prog_type: ProgType) -> Finding:
+        storage = self.probe(Feature.TASK_STORAGE)
+        if not storage:
+            return Finding(Answer.UNKNOWN, f"the canary needs task storage: {storage.reason}")
+        if does_canary_bite(prog_type, self._read_btf(), self._kernel):
+            return YES
+        return Finding(Answer.NO, f"the program was attached, and not obeyed{_what_the_lsm_list_lacks()}")
+
+    def _load(self, program: Program, maps: Sequence[MapSpec] = ()) -> Finding:
         with Collection.load(Object(tuple(maps), (program,)), self._read_btf(), kernel=self._kernel):
-            pass
+            return YES
 
 
 def _plain(
@@ -219,7 +231,13 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def _lsm_list_lacks_bpf() -> str:
+def _last_line(log: str) -> str:
+    """Return what the verifier's log says last, before its statistics."""
+    lines = [line for line in log.splitlines() if line.strip() and not line.startswith("processed ")]
+    return lines[-1].strip() if lines else ""
+
+
+def _what_the_lsm_list_lacks() -> str:
     try:
         names = LSM_LIST.read_text().strip()
     except OSError:

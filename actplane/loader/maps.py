@@ -44,7 +44,7 @@ _STORAGE_SINCE = {
 }
 """Maps that hang a value on a kernel object. The kernel wants their key and value described in BTF."""
 
-_SINCE = {**_STORAGE_SINCE, MapType.BPF_MAP_TYPE_RINGBUF: "5.8", MapType.BPF_MAP_TYPE_USER_RINGBUF: "6.1"}
+SINCE = {**_STORAGE_SINCE, MapType.BPF_MAP_TYPE_RINGBUF: "5.8", MapType.BPF_MAP_TYPE_USER_RINGBUF: "6.1"}
 
 _SMALLEST = {
     MapType.BPF_MAP_TYPE_RINGBUF: (0, 0, 4096),
@@ -238,7 +238,7 @@ def is_map_type_supported(map_type: MapType, kernel: Kernel = RUNNING_KERNEL) ->
 
 
 def _explain(spec: MapSpec, error: KernelError, kernel: Kernel) -> KernelError:
-    since = _SINCE.get(spec.type)
+    since = SINCE.get(spec.type)
     if since is not None and error.errno == errno.EINVAL and not is_map_type_supported(spec.type, kernel):
         return UnsupportedFeature(spec.type.name, since, error.errno, f"map {spec.name} needs it")
     return KernelError(f"{error.call} of {spec.type.name} {spec.name!r}", error.errno, error.hint)

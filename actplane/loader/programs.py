@@ -276,6 +276,9 @@ def _load_with_log(attr: ProgLoad, program: Program, kernel: Kernel) -> int:
 
 
 def _span(log: str, program: Program) -> Span | None:
-    """Return the policy line of the last instruction that the verifier looked at before it refused."""
-    slots = [int(listed or named) for listed, named in _LOG_INSN.findall(log)]
-    return program.span_at(slots[-1]) if slots else None
+    """Return the policy line of the last instruction that has one, of those the verifier looked at."""
+    for listed, named in reversed(_LOG_INSN.findall(log)):
+        span = program.span_at(int(listed or named))
+        if span is not None:
+            return span
+    return None
