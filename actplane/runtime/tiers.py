@@ -1,0 +1,157 @@
+"""
+Which tier this kernel really offers, and what is in force on it.
+
+The list of security modules and the release say what a kernel might do; `loader.features` finds out by loading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from actplane.codegen.tier import Tier, Weakening
+from actplane.errors import ActplaneError, PolicyError, UnsupportedFeature
+from actplane.ir.policy import Effect, Operation, Policy
+from actplane.loader.features import Answer, Feature, Features, Finding
+from actplane.source import Diagnostic, Severity
+
+BEST_FIRST = (Tier.LSM, Tier.FMOD_RET, Tier.TRACE)
+
+_NEEDED_BY = {
+    Tier.LSM: (Feature.LSM_FIRES, Feature.INODE_STORAGE),
+    Tier.FMOD_RET: (Feature.FMOD_RET_FIRES,),
+    Tier.TRACE: (Feature.TP_BTF_SIGNAL, Feature.CGROUP_TASK_STORAGE),
+}
+
+_NEEDED_ALWAYS = {Feature.TASK_STORAGE: "5.11", Feature.RINGBUF: "5.8"}
+
+_HOW_TO_GET = {
+    Tier.LSM: "boot with `bpf` in the list of security modules (lsm=...,bpf on the kernel's command line)",
+    Tier.FMOD_RET: "it needs a kernel with BPF trampolines and CONFIG_FUNCTION_ERROR_INJECTION",
+    Tier.TRACE: "it needs Linux 5.11 or newer with CONFIG_DEBUG_INFO_BTF",
+}
+
+
+class TierNotOffered(ActplaneError):
+    """The kernel does not do what a tier needs."""
+
+    def __init__(self, tier: Tier, finding: Finding) -> None:
+        super().__init__(
+            f"tier {tier.value}: this kernel does not offer it: {finding.reason}\n    hint: {_HOW_TO_GET[tier]}"
+        )
+        self.tier = tier
+        self.finding = finding
+
+
+class NotEnforceable(PolicyError):
+    """The policy asks for what the tier cannot do."""
+
+    def __init__(self, tier: Tier, weakenings: Iterable[Weakening]) -> None:
+        super().__init__(diagnose(tier, weakenings, Severity.ERROR))
+
+
+class CannotProbe(ActplaneError):
+    """Nothing can be said about the kernel: no program at all may be loaded."""
+
+
+def require_kernel(features: Features) -> None:
+    """
+    Check what every tier needs.
+
+    Raises: UnsupportedFeature naming the first kernel that has it; CannotProbe if it cannot be told.
+    """
+    for feature, since in _NEEDED_ALWAYS.items():
+        finding = features.probe(feature)
+        if finding.answer is Answer.NO:
+            raise UnsupportedFeature(feature.value, since, hint="sessions need a newer kernel than this one")
+        if not finding:
+            raise CannotProbe(f"this kernel cannot be probed: {finding.reason}")
+
+
+def probe(tier: Tier, features: Features) -> Finding:
+    """Say whether the kernel offers a tier: yes, or the first thing that it does not do."""
+    for feature in _NEEDED_BY[tier]:
+        finding = features.probe(feature)
+        if not finding:
+            return Finding(finding.answer, f"{feature.value}: {finding.answer.value}: {finding.reason}")
+    return Finding(Answer.YES)
+
+
+def choose(features: Features, wanted: Tier | None = None) -> Tier:
+    """
+    Return the tier to use: the one asked for, else the best that the kernel offers.
+
+    Raises: TierNotOffered with the last refusal if there is none, else as `require_kernel`.
+    """
+    require_kernel(features)
+    finding = Finding(Answer.UNKNOWN)
+    for tier in BEST_FIRST if wanted is None else (wanted,):
+        finding = probe(tier, features)
+        if finding:
+            return tier
+    raise TierNotOffered(tier, finding)
+
+
+def diagnose(tier: Tier, weakenings: Iterable[Weakening], severity: Severity) -> list[Diagnostic]:
+    """Return what to say about every clause that a tier cannot enforce as written, at its place."""
+    found: list[Diagnostic] = []
+    for weakening in weakenings:
+        instead = weakening.in_force or "nothing of it"
+        hint = f"with --allow-degraded, {instead} would be in force"
+        if severity is Severity.WARNING:
+            hint = f"in force: {instead}"
+        message = f"`{weakening.clause.text}`: tier {tier.value} cannot enforce this: {weakening.problem}"
+        found.append(Diagnostic(weakening.clause.span, message, hint, severity))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """What an effect on an operation amounts to on a tier."""
+
+    effect: Effect
+    operation: Operation
+    words: str
+
+
+_BEFORE: Mapping[Tier, Mapping[Effect, str]] = {
+    Tier.LSM: {Effect.BLOCK: "denied before it happens", Effect.KILL: "killed before it happens"},
+    Tier.FMOD_RET: {Effect.BLOCK: "denied before it happens", Effect.KILL: "killed before it happens"},
+}
+
+_TRACE = {
+    (Effect.KILL, Operation.EXEC): "killed before the new program's first instruction",
+    (Effect.BLOCK, Operation.CONNECT): "denied before it happens",
+    (Effect.KILL, Operation.CONNECT): "killed before it happens",
+}
+
+
+def in_force(policy: Policy, tier: Tier) -> list[InForce]:
+    """Return what each effect of a policy means on a tier, each pair of effect and operation once."""
+    pairs = sorted({(c.effect.rank, c.operation.value): (c.effect, c.operation) for c in policy.clauses}.items())
+    found = []
+    for _, (effect, operation) in reversed(pairs):
+        if effect is Effect.NOTIFY:
+            words = "reported"
+        elif tier is Tier.TRACE:
+            words = _TRACE.get((effect, operation), "not available")
+        else:
+            words = _BEFORE[tier][effect]
+        found.append(InForce(effect, operation, words))
+    return found
+
+
+def start_line(policy: Policy, tier: Tier, weakened: int) -> str:
+    """
+    Return the line that a session starts with: its tier, and what each effect means there.
+
+    `policy` is the one in force; `weakened` counts the clauses that are in force in a weaker form or not at all.
+    """
+    by_words: dict[tuple[str, str], list[str]] = {}
+    for item in in_force(policy, tier):
+        by_words.setdefault((item.effect.value, item.words), []).append(item.operation.value)
+    parts = [f"{effect} {', '.join(operations)}: {words}" for (effect, words), operations in by_words.items()]
+    line = f"actplane: tier {tier.value}; " + ("; ".join(parts) or "no clause is in force")
+    if weakened:
+        line += f"; weaker than written: {weakened} clause{'s' if weakened > 1 else ''} (see `actplane check`)"
+    return line
