@@ -55,11 +55,13 @@ FACT_BYTES = 8 + 4 * FACT_WORDS
 """A summary (bit w: word w is not zero), then the words."""
 KINDS = ("exec", "file", "argument", "endpoint")
 """The automata. `exec` takes paths and names of executed files, `file` paths of opened ones."""
+FACT_REGIONS = (*KINDS, "identity")
+"""`identity` holds the exec facts before argv[0] was looked at, which a caller may choose freely."""
 
 MAX_CLAUSES = 8192
 
 SCRATCH_FACTS = 0
-SCRATCH_VERDICT = SCRATCH_FACTS + len(KINDS) * FACT_BYTES
+SCRATCH_VERDICT = SCRATCH_FACTS + len(FACT_REGIONS) * FACT_BYTES
 """u64: one bit an effect, see VERDICT_*."""
 SCRATCH_LABELS = SCRATCH_VERDICT + 8
 """The labels the subject will have if the event is allowed."""
@@ -82,8 +84,7 @@ SCRATCH_VECTOR = SCRATCH_STATUS + 8
 SCRATCH_STRING = SCRATCH_VECTOR + 8
 SCRATCH_STRINGS_LEFT = SCRATCH_STRING + 8
 SCRATCH_RECORD_AT = SCRATCH_STRINGS_LEFT + 8
-SCRATCH_BYTES_IN = SCRATCH_RECORD_AT + 8
-SCRATCH_KERNEL = SCRATCH_BYTES_IN + 8
+SCRATCH_KERNEL = SCRATCH_RECORD_AT + 8
 """Room for what is read of kernel memory: a dentry, a socket address."""
 KERNEL_BYTES = 136
 SCRATCH_MATCHED = SCRATCH_KERNEL + KERNEL_BYTES
@@ -91,8 +92,9 @@ SCRATCH_MATCHED = SCRATCH_KERNEL + KERNEL_BYTES
 SCRATCH_TEXT = SCRATCH_MATCHED + MAX_CLAUSES // 8
 TEXT_PATH_END = 4096
 """Paths are written backwards from here; what follows stays zero and ends them."""
-TEXT_CHUNK = 4352
-TEXT_CHUNK_BYTES = 3840
+TEXT_CHUNK = 4104
+"""Where other strings are read to: a name as called, an argument, an address."""
+TEXT_CHUNK_BYTES = 4088
 TEXT_MASK = 8191
 TEXT_BYTES = TEXT_MASK + 1 + 16
 SCRATCH_BYTES = SCRATCH_TEXT + TEXT_BYTES

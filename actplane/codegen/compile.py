@@ -1,0 +1,325 @@
+"""
+A policy and a tier become maps and programs: those hooks, and only those, that the policy needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+from actplane.asm.program import MapSpec, Object, Program
+from actplane.asm.uapi import AttachType, MapType, ProgType
+from actplane.codegen import execs, files, kernel, layout, lineage, network
+from actplane.codegen.clauses import KIND_OF_OPERATION, KIND_OF_SOURCE, Judge
+from actplane.codegen.dispatch import dispatcher, slots
+from actplane.codegen.frame import SCRATCH, TASKS
+from actplane.codegen.recognize import Recognizer, build_recognizer
+from actplane.codegen.report import EVENTS, RECORDS
+from actplane.codegen.select import select
+from actplane.codegen.tier import Tier, Weakening
+from actplane.errors import PolicyError
+from actplane.ir import bytecode as bc
+from actplane.ir.policy import Clause, Effect, ObjectKind, Operation, Policy, TargetIs
+from actplane.source import Diagnostic
+
+HookKind = Literal["lsm", "fmod_ret", "tp_btf", "cgroup"]
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """
+    One place in the kernel: attach `dispatcher`, after putting `program` into `prog_array`.
+
+    `is_optional`: kernels without this hook do the same through another, so it is left out there.
+    """
+
+    dispatcher: str
+    kind: HookKind
+    program: str | None = None
+    prog_array: str | None = None
+    is_optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What a policy comes to on a tier: plain data, the same each time."""
+
+    policy: Policy
+    tier: Tier
+    object: Object
+    hooks: tuple[Hook, ...]
+    functions: Mapping[str, tuple[bc.Function, ...]]
+    """The functions of each program in the bytecode IR."""
+
+
+def weaknesses(policy: Policy, tier: Tier) -> tuple[Weakening, ...]:
+    """Return what a tier cannot enforce as written, clause by clause; nothing for Tier.LSM."""
+    found: list[Weakening] = []
+    for clause in policy.clauses:
+        problem = _problem(policy, tier, clause)
+        if problem is not None:
+            found.append(Weakening(clause, *problem))
+    return tuple(found)
+
+
+def _problem(policy: Policy, tier: Tier, clause: Clause) -> tuple[str, str] | None:
+    if tier is Tier.LSM:
+        return None
+    if tier is Tier.FMOD_RET:
+        carried = _carried_labels(policy, clause)
+        if carried:
+            return f"without BPF-LSM, label {carried} does not travel in files and sockets", "only the reader has it"
+        return None
+    kind = KIND_OF_OPERATION[clause.operation]
+    if kind == "file":
+        return f"this kernel gives no hook that can judge {clause.operation.value}", ""
+    if clause.operation is Operation.RECV:
+        return "this kernel gives no hook that can judge recv", ""
+    for label in sorted(label for test in clause.when for label in test.required | test.forbidden):
+        if any(s.label == label and s.kind is not ObjectKind.EXEC for s in policy.sources):
+            return f"label {policy.labels[label]} cannot be followed: no hook sees files read or data received", ""
+    if kind == "exec" and clause.effect is Effect.BLOCK:
+        return "an exec is seen only when it has committed", "kill, before the program's first instruction"
+    if kind == "endpoint" and policy.patterns[clause.pattern].text.startswith(("unix:", "*")):
+        return "cgroup hooks see IPv4 and IPv6 only", "the same for IPv4 and IPv6; unix and other sockets pass"
+    return None
+
+
+def _carried_labels(policy: Policy, clause: Clause) -> str:
+    labels = {label for test in clause.when for label in test.required | test.forbidden}
+    carried = {s.label for s in policy.sources if s.kind is not ObjectKind.EXEC}
+    return ", ".join(policy.labels[label] for label in sorted(labels & carried))
+
+
+def compile_policy(policy: Policy, tier: Tier) -> Compiled:
+    """
+    Compile a policy for a tier. What the tier cannot enforce at all is left out: ask `weaknesses`.
+
+    Raises: PolicyError if the policy is larger than the engine can hold.
+    """
+    _check_size(policy)
+    if tier is Tier.TRACE:
+        policy = _only_enforceable(policy)
+    judge = Judge(policy, _recognizers(policy), carries=tier is Tier.LSM)
+    return _Build(judge, tier).compiled()
+
+
+def _check_size(policy: Policy) -> None:
+    limits = (
+        ("clauses", len(policy.clauses), layout.MAX_CLAUSES),
+        ("gates", len(policy.gates), 32 * layout.LABEL_WORDS),
+        ("lineage patterns", len(policy.lineages), 32 * layout.LABEL_WORDS),
+    )
+    problems = [
+        Diagnostic(None, f"too many {n}: got {got}, expected at most {top}") for n, got, top in limits if got > top
+    ]
+    if problems:
+        raise PolicyError(problems)
+
+
+def _only_enforceable(policy: Policy) -> Policy:
+    """Return the policy without clauses that nothing on the trace tier can judge."""
+    gone = {weak.clause for weak in weaknesses(policy, Tier.TRACE) if not weak.in_force}
+    sources = tuple(source for source in policy.sources if source.kind is ObjectKind.EXEC)
+    return replace(policy, clauses=tuple(c for c in policy.clauses if c not in gone), sources=sources)
+
+
+def _recognizers(policy: Policy) -> dict[str, Recognizer]:
+    wanted: dict[str, set[int]] = {kind: set() for kind in layout.KINDS}
+    for clause in policy.clauses:
+        kind = KIND_OF_OPERATION[clause.operation]
+        wanted[kind].add(clause.pattern)
+        if clause.argument is not None:
+            wanted["argument"].add(clause.argument)
+        if isinstance(clause.unless, TargetIs):
+            wanted[kind].add(clause.unless.pattern)
+    for source in policy.sources:
+        wanted[KIND_OF_SOURCE[source.kind]].add(source.pattern)
+    for invalidator in policy.invalidators:
+        wanted[KIND_OF_OPERATION[invalidator.operation]].add(invalidator.pattern)
+    wanted["exec"] |= {transform.pattern for transform in policy.transforms}
+    wanted["exec"] |= {gate.pattern for gate in policy.gates}
+    wanted["exec"] |= set(policy.lineages)
+    return {kind: build_recognizer(kind, policy.patterns, sorted(some)) for kind, some in wanted.items() if some}
+
+
+Maker = Callable[[str], tuple[bc.Function, ...]]
+
+
+class _Build:
+    """Collects the maps and programs of one policy on one tier."""
+
+    def __init__(self, judge: Judge, tier: Tier) -> None:
+        self._judge = judge
+        self._tier = tier
+        self._maps: dict[str, MapSpec] = {}
+        self._programs: list[Program] = []
+        self._hooks: list[Hook] = []
+        self._functions: dict[str, tuple[bc.Function, ...]] = {}
+
+    def compiled(self) -> Compiled:
+        policy = self._judge.policy
+        session = layout.session_bytes(len(policy.gates), len(policy.invalidators))
+        self._add_maps(TASKS, SCRATCH, RECORDS, EVENTS, MapSpec("session", MapType.BPF_MAP_TYPE_ARRAY, 4, session, 1))
+        self._add_maps(*(recognizer.map_spec() for recognizer in self._judge.recognizers.values()))
+        self._lineage()
+        if "exec" in self._judge.recognizers:
+            self._execs()
+        if self._tier is Tier.TRACE:
+            self._cgroup()
+        else:
+            if self._judge.flowing:
+                self._add_maps(files.OBJECTS)
+            self._files()
+            self._network()
+        return Compiled(
+            policy,
+            self._tier,
+            Object(tuple(self._maps.values()), tuple(self._programs)),
+            tuple(self._hooks),
+            self._functions,
+        )
+
+    def _lineage(self) -> None:
+        if self._tier is Tier.TRACE:
+            self._fixed("task_newtask", "tp_btf", partial(lineage.inherit, can_deny=False))
+        else:
+            self._fixed("task_alloc", self._kind, partial(lineage.inherit, can_deny=True))
+        self._fixed("sched_process_exit", "tp_btf", partial(lineage.exit_program, self._judge))
+
+    def _execs(self) -> None:
+        if self._tier is not Tier.TRACE:
+            self._deciding("bprm_check_security", execs.exec_check)
+        self._policy_hook("sched_process_exec", "tp_btf", partial(execs.exec_commit, self._judge), kills=True)
+
+    def _files(self) -> None:
+        judge = self._judge
+        file_clauses = judge.clauses(files.FILE_OPERATIONS)
+        changes = any(c.operation in (Operation.WRITE, Operation.UNLINK) for _, c in file_clauses)
+        changes = changes or any(i.operation is Operation.WRITE for i in judge.policy.invalidators)
+        if "file" in judge.recognizers or judge.flowing:
+            self._deciding("file_open", files.file_open)
+        if judge.flowing:
+            self._deciding("file_permission", files.file_permission)
+            self._deciding("mmap_file", files.mmap_file)
+        stamps = bool(judge.flowing) and any(s.kind is ObjectKind.FILE for s in judge.policy.sources)
+        if changes:
+            for hook in ("path_mknod", "path_mkdir", "path_symlink"):
+                self._deciding(hook, files.create)
+            for hook in ("path_unlink", "path_rmdir"):
+                self._deciding(hook, files.remove)
+            self._deciding("path_truncate", files.path_truncate)
+            self._deciding("file_truncate", files.file_truncate, is_optional=True)
+        if changes or stamps:
+            self._deciding("path_rename", files.rename)
+            self._deciding("path_link", files.link)
+
+    def _network(self) -> None:
+        judge = self._judge
+        connects = bool(judge.clauses([Operation.CONNECT]))
+        receives = bool(judge.clauses([Operation.RECV])) or any(
+            s.kind is ObjectKind.ENDPOINT for s in judge.policy.sources
+        )
+        if connects:
+            self._deciding("socket_connect", network.socket_connect)
+            self._deciding("unix_stream_connect", network.unix_connect)
+        if connects or judge.flowing:
+            self._deciding("unix_may_send", network.unix_send)
+            self._deciding("socket_sendmsg", network.socket_sendmsg)
+        if receives or judge.flowing:
+            self._deciding("socket_recvmsg", network.socket_recvmsg)
+        if judge.flowing or connects:
+            self._add_maps(network.SOCKETS)
+
+    def _cgroup(self) -> None:
+        if not self._judge.clauses([Operation.CONNECT]):
+            return
+        for hook, attach_type, family in (
+            ("connect4", AttachType.BPF_CGROUP_INET4_CONNECT, kernel.AF_INET),
+            ("connect6", AttachType.BPF_CGROUP_INET6_CONNECT, kernel.AF_INET6),
+            ("sendmsg4", AttachType.BPF_CGROUP_UDP4_SENDMSG, kernel.AF_INET),
+            ("sendmsg6", AttachType.BPF_CGROUP_UDP6_SENDMSG, kernel.AF_INET6),
+        ):
+            maker = partial(network.cgroup_connect, self._judge, family=family)
+            self._policy_hook(hook, "cgroup", maker, attach_type=attach_type, unmarked=1, empty=0)
+
+    # Programs
+
+    @property
+    def _kind(self) -> HookKind:
+        return "lsm" if self._tier is Tier.LSM else "fmod_ret"
+
+    def _deciding(self, hook: str, make: files.Program, *, is_optional: bool = False) -> None:
+        """Add a hook whose result the kernel obeys."""
+        denied = -kernel.EPERM
+        maker: Maker = lambda name: make(self._judge, name, denied)  # noqa: E731
+        self._policy_hook(hook, self._kind, maker, empty=denied, is_optional=is_optional)
+
+    def _policy_hook(
+        self,
+        hook: str,
+        kind: HookKind,
+        make: Maker,
+        *,
+        attach_type: AttachType | None = None,
+        unmarked: int = 0,
+        empty: int = 0,
+        kills: bool = False,
+        is_optional: bool = False,
+    ) -> None:
+        prog_array = f"{hook}_slots"
+        self._add_maps(slots(prog_array))
+        enter = dispatcher(f"enter_{hook}", prog_array, unmarked=unmarked, empty=empty, kills=kills)
+        self._add_program(enter.name, hook, kind, (enter,), attach_type)
+        self._add_program(hook, hook, kind, make(hook), attach_type)
+        self._hooks.append(Hook(enter.name, kind, hook, prog_array, is_optional))
+
+    def _fixed(self, hook: str, kind: HookKind, make: Maker) -> None:
+        self._add_program(hook, hook, kind, make(hook), None)
+        self._hooks.append(Hook(hook, kind))
+
+    def _add_program(
+        self, name: str, hook: str, kind: HookKind, functions: Iterable[bc.Function], attach_type: AttachType | None
+    ) -> None:
+        chosen = _reachable(tuple(functions))
+        insns, starts = select(chosen)
+        prog_type, attach_type, attach_to = _attachment(kind, hook, attach_type)
+        self._functions[name] = chosen
+        self._programs.append(Program(name, prog_type, insns, attach_type, attach_to, functions=starts))
+
+    def _add_maps(self, *specs: MapSpec) -> None:
+        for spec in specs:
+            self._maps[spec.name] = spec
+
+
+FMOD_RET_NAMES = {"bprm_check_security": "security_bprm_check"}
+"""Where the kernel's function is not `security_` and the name of the hook."""
+
+
+def _attachment(
+    kind: HookKind, hook: str, attach_type: AttachType | None
+) -> tuple[ProgType, AttachType | None, str | None]:
+    match kind:
+        case "lsm":
+            return ProgType.BPF_PROG_TYPE_LSM, AttachType.BPF_LSM_MAC, hook
+        case "fmod_ret":
+            function = FMOD_RET_NAMES.get(hook, f"security_{hook}")
+            return ProgType.BPF_PROG_TYPE_TRACING, AttachType.BPF_MODIFY_RETURN, function
+        case "tp_btf":
+            return ProgType.BPF_PROG_TYPE_TRACING, AttachType.BPF_TRACE_RAW_TP, hook
+        case "cgroup":
+            return ProgType.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, attach_type, None
+
+
+def _reachable(functions: tuple[bc.Function, ...]) -> tuple[bc.Function, ...]:
+    """Return the functions that the first one needs, in their order: the kernel refuses dead code."""
+    by_name = {function.name: function for function in functions}
+    wanted: list[str] = [functions[0].name]
+    for name in wanted:
+        for block in by_name[name].blocks:
+            for operation in block.operations:
+                if isinstance(operation, (bc.CallFunction, bc.FunctionReference)) and operation.function not in wanted:
+                    wanted.append(operation.function)
+    return tuple(by_name[name] for name in by_name if name in wanted)

@@ -1,0 +1,344 @@
+"""
+Judging accesses to files: opening, later reads and writes, and changes of the name space.
+
+An access is judged when a file is opened or named, before anything happens. A read or write through
+an open descriptor is judged again only if labels would flow that have not flowed before, so the
+usual read or write costs two look-ups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from actplane.asm.program import MapSpec
+from actplane.asm.uapi import MapType
+from actplane.codegen import kernel, layout
+from actplane.codegen.clauses import Judge, signed32, words_of
+from actplane.codegen.frame import argument, conclude, current_state, own_scratch, refuse
+from actplane.codegen.paths import NAMELESS, path_functions
+from actplane.codegen.report import report_functions
+from actplane.ir import bytecode as bc
+from actplane.ir.build import FunctionBuilder
+from actplane.ir.policy import Operation
+
+OBJECTS = MapSpec("objects", MapType.BPF_MAP_TYPE_INODE_STORAGE, 4, layout.OBJECT_BYTES, 0, flags=1)
+
+FILE_OPERATIONS = (Operation.OPEN, Operation.READ, Operation.WRITE, Operation.UNLINK)
+
+Program = Callable[[Judge, str, int], tuple[bc.Function, ...]]
+
+
+def file_open(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """Return the program for `file_open(file)`: also the open of a program by exec."""
+    f, scratch, state = _begin(judge, name, denied)
+    file = argument(f, 0, "file")
+    inode = f.load(file, field=kernel.FILE_INODE, name="inode")
+    mode = f.load(file, 0, 4, "mode", kernel.FILE_MODE)
+    flags = f.load(file, 0, 4, "flags", kernel.FILE_FLAGS)
+    access = f.let(layout.ACCESS_OPEN, "access")
+    reads = f.op(flags, "&", kernel.FMODE_EXEC, "reads")
+    f.update(reads, "|", mode)
+    with f.when(reads, "&", kernel.FMODE_READ | kernel.FMODE_EXEC):
+        f.update(access, "|", layout.ACCESS_READ | layout.ACCESS_GAIN)
+    with f.when(mode, "&", kernel.FMODE_WRITE):
+        f.update(access, "|", layout.ACCESS_WRITE | layout.ACCESS_GIVE)
+    with f.when(flags, "&", kernel.O_TRUNC):
+        f.update(access, "|", layout.ACCESS_WRITE)
+    with f.when(_is_stream(f, inode), "==", 0):
+        f.update(access, "&", ~(layout.ACCESS_GAIN | layout.ACCESS_GIVE))
+    f.store(scratch, layout.SCRATCH_ACCESS, access)
+    dentry = f.load(file, field=kernel.FILE_DENTRY, name="dentry")
+    mount = f.load(file, field=kernel.FILE_MOUNT, name="mount")
+    _examine(f, judge, scratch, state, dentry, mount, inode, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge))
+
+
+def file_permission(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """Return the program for `file_permission(file, mask)`: each read and write of an open file."""
+    f = FunctionBuilder(name, ["context"])
+    task, state = current_state(f, 0)
+    file = argument(f, 0, "file")
+    mask = argument(f, 1, "mask")
+    _flow(f, judge, task, state, file, mask, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge))
+
+
+def mmap_file(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """Return the program for `mmap_file(file, reqprot, prot, flags)`; `file` is null for memory."""
+    f = FunctionBuilder(name, ["context"])
+    file = argument(f, 0, "file")
+    with f.when(file, "==", 0):
+        f.ret(0)
+    task, state = current_state(f, 0)
+    mask = f.let(kernel.MAY_READ, "mask")
+    protection = argument(f, 2, "protection")
+    flags = argument(f, 3, "flags")
+    with f.when(protection, "&", kernel.PROT_WRITE), f.when(flags, "&", kernel.MAP_SHARED):
+        f.update(mask, "|", kernel.MAY_WRITE)
+    _flow(f, judge, task, state, file, mask, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge))
+
+
+def _flow(
+    f: FunctionBuilder,
+    judge: Judge,
+    task: bc.Value,
+    state: bc.Value,
+    file: bc.Value,
+    mask: bc.Value,
+    denied: int,
+) -> None:
+    """Emit: judge an access by descriptor if it would carry labels that have not been carried."""
+    inode = f.load(file, field=kernel.FILE_INODE, name="inode")
+    with f.when(_is_stream(f, inode), "==", 0):
+        f.ret(0)
+    labels = f.helper("bpf_inode_storage_get", f.map_address("objects"), inode, 0, 0, result="labels")
+    access = f.let(0, "access")
+    with f.when(mask, "&", kernel.MAY_READ), f.when(labels, "!=", 0):
+        for index, flowing in words_of(judge.flowing).items():
+            new = f.load(labels, 4 * index, 4, "new")
+            had = f.load(state, layout.STATE_LABELS + 4 * index, 4, "had")
+            f.update(had, "^", -1)
+            f.update(new, "&", had)
+            with f.when(new, "&", signed32(flowing), width=32):
+                f.update(access, "|", layout.ACCESS_READ | layout.ACCESS_GAIN)
+    with f.when(mask, "&", kernel.MAY_WRITE):
+        for index, flowing in words_of(judge.flowing).items():
+            new = f.load(state, layout.STATE_LABELS + 4 * index, 4, "new")
+            with f.when(labels, "!=", 0):
+                had = f.load(labels, 4 * index, 4, "had")
+                f.update(had, "^", -1)
+                f.update(new, "&", had)
+            with f.when(new, "&", signed32(flowing), width=32):
+                f.update(access, "|", layout.ACCESS_WRITE | layout.ACCESS_GIVE)
+    with f.when(access, "==", 0):
+        f.ret(0)
+    scratch = own_scratch(f, task, denied)
+    judge.begin(f, scratch, state, ("file",))
+    f.store(scratch, layout.SCRATCH_ACCESS, access)
+    dentry = f.load(file, field=kernel.FILE_DENTRY, name="dentry")
+    mount = f.load(file, field=kernel.FILE_MOUNT, name="mount")
+    _examine(f, judge, scratch, state, dentry, mount, inode, denied)
+
+
+def _is_stream(f: FunctionBuilder, inode: bc.Value) -> bc.Value:
+    """
+    Emit: 0 if bytes written to an object cannot be read from it by others as a file's can.
+
+    Character devices and folders carry no labels: /dev/null hands nothing on, and a terminal would
+    taint every process that has it. Sockets have hooks of their own.
+    """
+    kind = f.load(inode, 0, 2, "kind", kernel.INODE_MODE)
+    f.update(kind, "&", kernel.S_IFMT)
+    answer = f.let(1, "is_stream")
+    for other in (kernel.S_IFCHR, kernel.S_IFDIR, kernel.S_IFSOCK):
+        with f.when(kind, "==", other):
+            f.assign(answer, 0)
+    return answer
+
+
+# Names
+
+
+def _named(
+    f: FunctionBuilder,
+    judge: Judge,
+    scratch: bc.Value,
+    state: bc.Value,
+    folder: bc.Value,
+    dentry: bc.Value,
+    access: int,
+    denied: int,
+) -> None:
+    """Emit: judge a change of the name `dentry` below `folder` (a path)."""
+    f.store(scratch, layout.SCRATCH_ACCESS, access)
+    mount = f.load(folder, field=kernel.PATH_MOUNT, name="mount")
+    inode = f.load(dentry, field=kernel.DENTRY_INODE, name="inode") if access & layout.ACCESS_STAMP else 0
+    _examine(f, judge, scratch, state, dentry, mount, inode, denied)
+
+
+def create(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """Return the program for `path_mknod`, `path_mkdir` and `path_symlink(dir, dentry, ...)`."""
+    f, scratch, state = _begin(judge, name, denied)
+    folder, dentry = argument(f, 0, "folder"), argument(f, 1, "dentry")
+    _named(f, judge, scratch, state, folder, dentry, layout.ACCESS_WRITE, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge))
+
+
+def remove(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """Return the program for `path_unlink` and `path_rmdir(dir, dentry)`."""
+    f, scratch, state = _begin(judge, name, denied)
+    folder, dentry = argument(f, 0, "folder"), argument(f, 1, "dentry")
+    _named(f, judge, scratch, state, folder, dentry, layout.ACCESS_WRITE | layout.ACCESS_UNLINK, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge))
+
+
+def rename(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """Return the program for `path_rename(old_dir, old_dentry, new_dir, new_dentry)`."""
+    f, scratch, state = _begin(judge, name, denied)
+    access = layout.ACCESS_WRITE | layout.ACCESS_STAMP
+    _named(f, judge, scratch, state, argument(f, 0, "folder"), argument(f, 1, "dentry"), access, denied)
+    judge.begin(f, scratch, state, ("file",))
+    access = layout.ACCESS_WRITE
+    _named(f, judge, scratch, state, argument(f, 2, "folder"), argument(f, 3, "dentry"), access, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge))
+
+
+def link(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """Return the program for `path_link(old_dentry, new_dir, new_dentry)`: links stay within a mount."""
+    f, scratch, state = _begin(judge, name, denied)
+    access = layout.ACCESS_WRITE | layout.ACCESS_STAMP
+    _named(f, judge, scratch, state, argument(f, 1, "folder"), argument(f, 0, "dentry"), access, denied)
+    judge.begin(f, scratch, state, ("file",))
+    access = layout.ACCESS_WRITE
+    _named(f, judge, scratch, state, argument(f, 1, "folder"), argument(f, 2, "dentry"), access, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge))
+
+
+def path_truncate(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """Return the program for `path_truncate(path)`."""
+    f, scratch, state = _begin(judge, name, denied)
+    path = argument(f, 0, "path")
+    f.store(scratch, layout.SCRATCH_ACCESS, layout.ACCESS_WRITE)
+    dentry = f.load(path, field=kernel.PATH_DENTRY, name="dentry")
+    mount = f.load(path, field=kernel.PATH_MOUNT, name="mount")
+    _examine(f, judge, scratch, state, dentry, mount, 0, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge))
+
+
+def file_truncate(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """Return the program for `file_truncate(file)`, which kernels since 6.2 call for ftruncate."""
+    f, scratch, state = _begin(judge, name, denied)
+    file = argument(f, 0, "file")
+    f.store(scratch, layout.SCRATCH_ACCESS, layout.ACCESS_WRITE)
+    dentry = f.load(file, field=kernel.FILE_DENTRY, name="dentry")
+    mount = f.load(file, field=kernel.FILE_MOUNT, name="mount")
+    _examine(f, judge, scratch, state, dentry, mount, 0, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge))
+
+
+# What every access comes to
+
+
+def _begin(judge: Judge, name: str, denied: int) -> tuple[FunctionBuilder, bc.Value, bc.Value]:
+    f = FunctionBuilder(name, ["context"])
+    task, state = current_state(f, 0)
+    scratch = own_scratch(f, task, denied)
+    judge.begin(f, scratch, state, ("file",))
+    return f, scratch, state
+
+
+def _examine(
+    f: FunctionBuilder,
+    judge: Judge,
+    scratch: bc.Value,
+    state: bc.Value,
+    dentry: bc.Value,
+    mount: bc.Value,
+    inode: bc.Operand,
+    denied: int,
+) -> None:
+    """Emit: return `denied` unless the access in SCRATCH_ACCESS to an object is allowed."""
+    refused = f.call("examine", scratch, state, dentry, mount, inode, result="refused")
+    with f.when(refused, "!=", 0):
+        f.ret(denied)
+
+
+def _shared(judge: Judge) -> tuple[bc.Function, ...]:
+    functions = [
+        _examine_function(judge),
+        *path_functions(),
+        *report_functions(judge, can_deny=True, is_exec_check=False),
+    ]
+    if "file" in judge.recognizers:
+        functions.extend(judge.recognizers["file"].functions())
+    if judge.clauses(FILE_OPERATIONS):
+        functions.append(judge.judge_function("judge_file", FILE_OPERATIONS))
+    return tuple(functions)
+
+
+def _examine_function(judge: Judge) -> bc.Function:
+    """Return `examine(scratch, state, dentry, mount, inode)`; its result is 1 if the access is denied."""
+    f = FunctionBuilder("examine", ["scratch", "state", "dentry", "mount", "inode"])
+    scratch, state, dentry, mount, inode = f.parameters
+    length = f.call("path_of", scratch, dentry, mount, result="length")
+    with f.when(length, "==", 0):
+        f.store(scratch, layout.SCRATCH_TARGET_BYTES, 0)
+        refuse(f, scratch, state, layout.EVENT_FILE, layout.CAUSE_PATH_TOO_LONG, 1)
+    if "file" in judge.recognizers:
+        _recognize(f, judge, scratch, length)
+    access = f.load(scratch, layout.SCRATCH_ACCESS, name="access")
+    with f.when(access, "&", layout.ACCESS_READ):
+        judge.add_source_labels(f, scratch, "file")
+    if judge.flowing:
+        with f.when(access, "&", layout.ACCESS_GAIN), f.when(inode, "!=", 0):
+            _gain(f, judge, scratch, inode)
+    if judge.clauses(FILE_OPERATIONS):
+        f.call("judge_file", scratch, state)
+        conclude(f, scratch, state, layout.EVENT_FILE, 1)
+    judge.commit_labels(f, scratch, state)
+    judge.commit_invalidations(f, scratch, "file")
+    if judge.flowing:
+        with f.when(access, "&", layout.ACCESS_GIVE), f.when(inode, "!=", 0):
+            _give(f, judge, scratch, inode)
+        if "file" in judge.recognizers:
+            with f.when(access, "&", layout.ACCESS_STAMP), f.when(inode, "!=", 0):
+                for pair in range(judge.label_words // 2):
+                    f.store(scratch, layout.SCRATCH_LABELS + 8 * pair, 0)
+                judge.add_source_labels(f, scratch, "file")
+                _give(f, judge, scratch, inode)
+    f.ret(0)
+    return f.finish()
+
+
+def _recognize(f: FunctionBuilder, judge: Judge, scratch: bc.Value, length: bc.Value) -> None:
+    """Emit: facts of the path, its final NUL included. A pipe has no path to match."""
+    target = f.load(scratch, layout.SCRATCH_TARGET, name="target")
+    recognizer = judge.recognizers["file"]
+    named, unnamed, after = f.new_block("named"), f.new_block("unnamed"), f.new_block("after")
+    status = f.load(scratch, layout.SCRATCH_STATUS, name="status")
+    f.branch(status, "==", NAMELESS, unnamed, named)
+    f.start(unnamed)
+    f.branch(length, "==", 1, after, named)
+    f.start(named)
+    f.update(length, "+", 1)
+    recognizer.begin(f, scratch)
+    recognizer.walk(f, scratch, target, length)
+    f.start(after)
+
+
+def _gain(f: FunctionBuilder, judge: Judge, scratch: bc.Value, inode: bc.Value) -> None:
+    labels = f.helper("bpf_inode_storage_get", f.map_address("objects"), inode, 0, 0, result="labels")
+    with f.when(labels, "!=", 0):
+        for pair in range(judge.label_words // 2):
+            word = f.load(scratch, layout.SCRATCH_LABELS + 8 * pair, name="word")
+            f.update(word, "|", f.load(labels, 8 * pair))
+            f.store(scratch, layout.SCRATCH_LABELS + 8 * pair, word)
+
+
+def _give(f: FunctionBuilder, judge: Judge, scratch: bc.Value, inode: bc.Value) -> None:
+    """Emit: the object gains those labels of the subject that are worth carrying."""
+    worth = f.let(0, "worth")
+    for index, flowing in words_of(judge.flowing).items():
+        word = f.load(scratch, layout.SCRATCH_LABELS + 4 * index, 4, "word")
+        f.update(word, "&", signed32(flowing), width=32)
+        f.update(worth, "|", word)
+    with f.when(worth, "!=", 0):
+        labels = f.helper(
+            "bpf_inode_storage_get", f.map_address("objects"), inode, 0, kernel.STORAGE_CREATE, result="labels"
+        )
+        with f.when(labels, "==", 0):
+            f.ret(1)
+        for index, flowing in words_of(judge.flowing).items():
+            word = f.load(scratch, layout.SCRATCH_LABELS + 4 * index, 4, "word")
+            f.update(word, "&", signed32(flowing), width=32)
+            f.atomic("|", labels, 4 * index, word, 4)

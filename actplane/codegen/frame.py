@@ -1,0 +1,60 @@
+"""
+How every program of a policy begins: whose event is it, and is there room to judge it?
+
+A dispatcher has found the mark already, so these look-ups succeed; a program that cannot judge
+denies.
+"""
+
+from __future__ import annotations
+
+from actplane.asm.program import MapSpec
+from actplane.asm.uapi import MapType
+from actplane.codegen import kernel, layout
+from actplane.ir import bytecode as bc
+from actplane.ir.build import FunctionBuilder
+
+BPF_F_NO_PREALLOC = 1
+
+TASKS = MapSpec("tasks", MapType.BPF_MAP_TYPE_TASK_STORAGE, 4, layout.STATE_BYTES, 0, flags=BPF_F_NO_PREALLOC)
+SCRATCH = MapSpec("scratch", MapType.BPF_MAP_TYPE_TASK_STORAGE, 4, layout.SCRATCH_BYTES, 0, flags=BPF_F_NO_PREALLOC)
+
+
+def current_state(f: FunctionBuilder, unmarked: bc.Operand) -> tuple[bc.Value, bc.Value]:
+    """Emit: (the current task, the state of its process); return `unmarked` if it has none."""
+    task = f.helper("bpf_get_current_task_btf", result="task")
+    leader = f.load(task, field=kernel.TASK_LEADER, name="leader")
+    state = f.helper("bpf_task_storage_get", f.map_address("tasks"), leader, 0, 0, result="state")
+    with f.when(state, "==", 0):
+        f.ret(unmarked)
+    return task, state
+
+
+def own_scratch(f: FunctionBuilder, task: bc.Value, denied: bc.Operand) -> bc.Value:
+    """Emit: the scratch of the current task; return `denied` if the kernel has no memory for it."""
+    scratch = f.helper(
+        "bpf_task_storage_get", f.map_address("scratch"), task, 0, kernel.STORAGE_CREATE, result="scratch"
+    )
+    with f.when(scratch, "==", 0):
+        f.ret(denied)
+    return scratch
+
+
+def argument(f: FunctionBuilder, index: int, name: str) -> bc.Value:
+    """Emit: the n-th argument of the hook."""
+    return f.load(f.parameters[0], 8 * index, name=name)
+
+
+def conclude(f: FunctionBuilder, scratch: bc.Value, state: bc.Value, event: int, denied: bc.Operand) -> None:
+    """Emit: report if anything matched, and return `denied` if the event must not happen."""
+    verdict = f.load(scratch, layout.SCRATCH_VERDICT, name="verdict")
+    with f.when(verdict, "!=", 0):
+        refused = f.call("conclude", scratch, state, event, layout.CAUSE_CLAUSES, result="refused")
+        with f.when(refused, "!=", 0):
+            f.ret(denied)
+
+
+def refuse(f: FunctionBuilder, scratch: bc.Value, state: bc.Value, event: int, cause: int, denied: bc.Operand) -> None:
+    """Emit: what cannot be judged is denied, with its cause."""
+    f.store(scratch, layout.SCRATCH_VERDICT, layout.VERDICT_BLOCK)
+    f.call("conclude", scratch, state, event, cause)
+    f.ret(denied)

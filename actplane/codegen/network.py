@@ -1,0 +1,411 @@
+"""
+Judging connections: an address becomes a short text, and that an automaton reads.
+
+The text is that of `actplane.ir.endpoint`: a letter for the family, the address and the port as
+letters a nibble. A unix socket is named by the path of its inode, whatever name it was called by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from actplane.asm.program import MapSpec
+from actplane.asm.uapi import MapType
+from actplane.codegen import kernel, layout
+from actplane.codegen.clauses import Judge, signed32, words_of
+from actplane.codegen.frame import argument, conclude, current_state, own_scratch, refuse
+from actplane.codegen.paths import path_functions
+from actplane.codegen.report import report_functions
+from actplane.ir import bytecode as bc
+from actplane.ir.build import FunctionBuilder
+from actplane.ir.policy import Operation
+
+SOCKETS = MapSpec("sockets", MapType.BPF_MAP_TYPE_SK_STORAGE, 4, layout.OBJECT_BYTES, 0, flags=1)
+"""Labels that wait in a socket for whoever reads from it, and those it has carried already."""
+
+# A socket address in SCRATCH_KERNEL, as sockaddr_in and sockaddr_in6 have it.
+_FAMILY = layout.SCRATCH_KERNEL
+_PORT = layout.SCRATCH_KERNEL + 2
+_V4 = layout.SCRATCH_KERNEL + 4
+_V6 = layout.SCRATCH_KERNEL + 8
+ADDRESS_BYTES = 128
+
+# Fields of the context of a cgroup program, struct bpf_sock_addr.
+_USER_IP4 = 4
+_USER_IP6 = 8
+_USER_PORT = 24
+
+
+def socket_connect(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """Return the program for `socket_connect(sock, address, addrlen)`; unix sockets have `unix_connect`."""
+    f, scratch, state = _begin(judge, name, denied)
+    socket = argument(f, 0, "socket")
+    _copy_address(f, scratch, argument(f, 1, "address"), argument(f, 2, "length"))
+    family = f.load(scratch, _FAMILY, 2, "family")
+    with f.when(family, "==", kernel.AF_UNIX):
+        f.ret(0)
+    with f.when(family, "==", kernel.AF_UNSPEC):  # Takes a connection back.
+        f.ret(0)
+    sk = _sk(f, socket)
+    _judge_address(f, judge, scratch, state, sk, layout.EVENT_CONNECT, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge, [Operation.CONNECT], layout.EVENT_CONNECT))
+
+
+def socket_sendmsg(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """
+    Return the program for `socket_sendmsg(sock, msg, size)`.
+
+    A message with an address of its own is judged like a connect to it. One on a connected socket
+    is judged if it carries labels that this socket has not carried before.
+    """
+    f = FunctionBuilder(name, ["context"])
+    task, state = current_state(f, 0)
+    sk = _sk(f, argument(f, 0, "socket"))
+    family = f.load(sk, 0, 2, "family", kernel.SOCK_FAMILY)
+    message = argument(f, 1, "message")
+    with f.when(family, "==", kernel.AF_UNIX):
+        if judge.flowing:
+            unix = f.helper("bpf_skc_to_unix_sock", sk, result="unix")
+            with f.when(unix, "!=", 0):
+                peer = f.load(unix, field=kernel.UNIX_PEER, name="peer")
+                with f.when(peer, "!=", 0):
+                    _give(f, judge, state, peer, denied)
+        f.ret(0)
+    address = f.load(message, field=kernel.MSG_NAME, name="address")
+    with f.when(address, "==", 0):
+        if judge.flowing:
+            fresh = _fresh(f, judge, state, sk)
+            with f.when(fresh, "!=", 0):
+                scratch = own_scratch(f, task, denied)
+                judge.begin(f, scratch, state, ("endpoint",))
+                _copy_peer(f, scratch, sk, family)
+                _judge_address(f, judge, scratch, state, sk, layout.EVENT_CONNECT, denied)
+        f.ret(0)
+    scratch = own_scratch(f, task, denied)
+    judge.begin(f, scratch, state, ("endpoint",))
+    _copy_address(f, scratch, address, f.load(message, 0, 4, "length", kernel.MSG_NAME_BYTES))
+    given = f.load(scratch, _FAMILY, 2, "given")
+    with f.when(given, "==", kernel.AF_UNSPEC):  # An IPv4 socket takes it for AF_INET.
+        f.store(scratch, _FAMILY, family, 2)
+    _judge_address(f, judge, scratch, state, sk, layout.EVENT_CONNECT, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge, [Operation.CONNECT], layout.EVENT_CONNECT))
+
+
+def socket_recvmsg(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """Return the program for `socket_recvmsg(sock, msg, size, flags)`: the process gains what it may read."""
+    f = FunctionBuilder(name, ["context"])
+    task, state = current_state(f, 0)
+    sk = _sk(f, argument(f, 0, "socket"))
+    family = f.load(sk, 0, 2, "family", kernel.SOCK_FAMILY)
+    if judge.flowing:
+        waiting = f.helper("bpf_sk_storage_get", f.map_address("sockets"), sk, 0, 0, result="waiting")
+        with f.when(family, "==", kernel.AF_UNIX), f.when(waiting, "!=", 0):
+            for index in words_of(judge.flowing):
+                f.atomic("|", state, layout.STATE_LABELS + 4 * index, f.load(waiting, 4 * index, 4), 4)
+    with f.when(family, "==", kernel.AF_UNIX):
+        f.ret(0)
+    scratch = own_scratch(f, task, denied)
+    judge.begin(f, scratch, state, ("endpoint",))
+    _copy_peer(f, scratch, sk, family)
+    _judge_address(f, judge, scratch, state, sk, layout.EVENT_RECV, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge, [Operation.RECV], layout.EVENT_RECV))
+
+
+def unix_connect(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """Return the program for `unix_stream_connect(sock, other, newsk)`."""
+    f, scratch, state = _begin(judge, name, denied)
+    other = argument(f, 1, "other")
+    _judge_unix(f, scratch, state, other, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge, [Operation.CONNECT], layout.EVENT_CONNECT))
+
+
+def unix_send(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
+    """Return the program for `unix_may_send(sock, other)`: each datagram to a unix socket."""
+    f, scratch, state = _begin(judge, name, denied)
+    other = _sk(f, argument(f, 1, "other"))
+    _judge_unix(f, scratch, state, other, denied)
+    if judge.flowing:
+        _give(f, judge, state, other, denied)
+    f.ret(0)
+    return (f.finish(), *_shared(judge, [Operation.CONNECT], layout.EVENT_CONNECT))
+
+
+def cgroup_connect(judge: Judge, name: str, family: int) -> tuple[bc.Function, ...]:
+    """Return the program for connect and sendto in the session's cgroup: 1 allows, 0 denies."""
+    f = FunctionBuilder(name, ["context"])
+    (context,) = f.parameters
+    task, state = current_state(f, 0)
+    scratch = own_scratch(f, task, 0)
+    judge.begin(f, scratch, state, ("endpoint",))
+    f.store(scratch, _FAMILY, family, 2)
+    f.store(scratch, _PORT, f.load(context, _USER_PORT, 4), 2)
+    if family == kernel.AF_INET:
+        f.store(scratch, _V4, f.load(context, _USER_IP4, 4), 4)
+    else:
+        for word in range(4):
+            f.store(scratch, _V6 + 4 * word, f.load(context, _USER_IP6 + 4 * word, 4), 4)
+    refused = f.call("judge_address", scratch, state, result="refused")
+    with f.when(refused, "!=", 0):
+        f.ret(0)
+    f.ret(1)
+    return (f.finish(), *_shared(judge, [Operation.CONNECT], layout.EVENT_CONNECT))
+
+
+# Addresses
+
+
+def _begin(judge: Judge, name: str, denied: int) -> tuple[FunctionBuilder, bc.Value, bc.Value]:
+    f = FunctionBuilder(name, ["context"])
+    task, state = current_state(f, 0)
+    scratch = own_scratch(f, task, denied)
+    judge.begin(f, scratch, state, ("endpoint",))
+    return f, scratch, state
+
+
+def _sk(f: FunctionBuilder, socket: bc.Value) -> bc.Value:
+    """Emit: the protocol's half of a socket; one that has none yet is let pass, it goes nowhere."""
+    sk = f.load(socket, field=kernel.SOCKET_SK, name="sk")
+    with f.when(sk, "==", 0):
+        f.ret(0)
+    return sk
+
+
+def _copy_address(f: FunctionBuilder, scratch: bc.Value, address: bc.Value, length: bc.Value) -> None:
+    """Emit: copy a socket address that the kernel holds; what it does not have is zero."""
+    for word in range(ADDRESS_BYTES // 8):
+        f.store(scratch, layout.SCRATCH_KERNEL + 8 * word, 0)
+    with f.when(length, ">", ADDRESS_BYTES):
+        f.assign(length, ADDRESS_BYTES)
+    f.update(length, "&", 2 * ADDRESS_BYTES - 1)
+    copy = f.op(scratch, "+", layout.SCRATCH_KERNEL, "copy")
+    f.helper("bpf_probe_read_kernel", copy, length, address)
+
+
+def _copy_peer(f: FunctionBuilder, scratch: bc.Value, sk: bc.Value, family: bc.Value) -> None:
+    """Emit: put together the address that a socket is connected to."""
+    f.store(scratch, _FAMILY, family, 2)
+    f.store(scratch, _PORT, f.load(sk, 0, 2, field=kernel.SOCK_DPORT), 2)
+    f.store(scratch, _V4, f.load(sk, 0, 4, field=kernel.SOCK_DADDR), 4)
+    with f.when(family, "==", kernel.AF_INET6):
+        to = f.op(scratch, "+", _V6, "to")
+        f.helper("bpf_probe_read_kernel", to, 16, f.field_address(sk, kernel.SOCK_V6_DADDR))
+
+
+def _judge_address(
+    f: FunctionBuilder, judge: Judge, scratch: bc.Value, state: bc.Value, sk: bc.Value, event: int, denied: int
+) -> None:
+    """Emit: return `denied` unless the address in SCRATCH_KERNEL is allowed."""
+    refused = f.call("judge_address", scratch, state, result="refused")
+    with f.when(refused, "!=", 0):
+        f.ret(denied)
+    if event == layout.EVENT_CONNECT and judge.flowing:
+        carried = f.helper("bpf_sk_storage_get", f.map_address("sockets"), sk, 0, kernel.STORAGE_CREATE)
+        with f.when(carried, "!=", 0):
+            for pair in range(layout.LABEL_BYTES // 8):
+                f.store(carried, 8 * pair, f.load(state, layout.STATE_LABELS + 8 * pair))
+
+
+def _judge_unix(f: FunctionBuilder, scratch: bc.Value, state: bc.Value, other: bc.Value, denied: int) -> None:
+    refused = f.call("judge_unix", scratch, state, other, result="refused")
+    with f.when(refused, "!=", 0):
+        f.ret(denied)
+
+
+def _fresh(f: FunctionBuilder, judge: Judge, state: bc.Value, sk: bc.Value) -> bc.Value:
+    """Emit: not 0 if the process has labels that the socket has not carried."""
+    carried = f.helper("bpf_sk_storage_get", f.map_address("sockets"), sk, 0, 0, result="carried")
+    fresh = f.let(0, "fresh")
+    for index, flowing in words_of(judge.flowing).items():
+        labels = f.load(state, layout.STATE_LABELS + 4 * index, 4, "labels")
+        with f.when(carried, "!=", 0):
+            had = f.load(carried, 4 * index, 4, "had")
+            f.update(had, "^", -1)
+            f.update(labels, "&", had)
+        f.update(labels, "&", signed32(flowing), width=32)
+        f.update(fresh, "|", labels)
+    return fresh
+
+
+def _give(f: FunctionBuilder, judge: Judge, state: bc.Value, sk: bc.Value, denied: int) -> None:
+    """Emit: the labels of the process wait in another socket."""
+    waiting = f.helper("bpf_sk_storage_get", f.map_address("sockets"), sk, 0, kernel.STORAGE_CREATE, result="waiting")
+    with f.when(waiting, "==", 0):
+        f.ret(denied)
+    for index, flowing in words_of(judge.flowing).items():
+        labels = f.load(state, layout.STATE_LABELS + 4 * index, 4, "labels")
+        f.update(labels, "&", signed32(flowing), width=32)
+        f.atomic("|", waiting, 4 * index, labels, 4)
+
+
+def _shared(judge: Judge, operations: Sequence[Operation], event: int) -> tuple[bc.Function, ...]:
+    functions = [
+        _judge_address_function(judge, operations, event),
+        _nibbles(),
+        *judge.recognizers["endpoint"].functions(),
+        *path_functions(),
+        *report_functions(judge, can_deny=True, is_exec_check=False),
+    ]
+    if event == layout.EVENT_CONNECT:
+        functions.append(_judge_unix_function(judge))
+    functions.append(_settle(judge, operations, event))
+    if judge.clauses(operations):
+        functions.append(judge.judge_function("judge_endpoint", operations))
+    return tuple(functions)
+
+
+def _judge_address_function(judge: Judge, operations: Sequence[Operation], event: int) -> bc.Function:
+    """
+    Return `judge_address(scratch, state)`: the address in SCRATCH_KERNEL, as text, judged.
+
+    Its result is 1 if the event must be denied.
+    """
+    f = FunctionBuilder("judge_address", ["scratch", "state"])
+    scratch, state = f.parameters
+    family = f.load(scratch, _FAMILY, 2, "family")
+    v4, v6, done = f.new_block("v4"), f.new_block("v6"), f.new_block("done")
+    other, not_v4 = f.new_block("other"), f.new_block("not_v4")
+    chunk = layout.SCRATCH_TEXT + layout.TEXT_CHUNK
+    length = f.value("length")
+    f.branch(family, "==", kernel.AF_INET, v4, not_v4)
+    f.start(not_v4)
+    f.branch(family, "==", kernel.AF_INET6, v6, other)
+
+    f.start(v6)
+    # ::ffff:a.b.c.d reaches the IPv4 address in it, so that is what is judged.
+    mapped = f.new_block("mapped")
+    plain, maybe = f.new_block("plain"), f.new_block("maybe")
+    f.branch(f.load(scratch, _V6, name="high"), "==", 0, maybe, plain)
+    f.start(maybe)
+    f.branch(f.load(scratch, _V6 + 8, 4, "middle"), "==", signed32(0xFFFF0000), mapped, plain, 32)
+    f.start(mapped)
+    f.store(scratch, _V4, f.load(scratch, _V6 + 12, 4), 4)
+    f.jump(v4)
+    f.start(plain)
+    f.store(scratch, chunk, ord("6"), 1)
+    f.call("nibbles", scratch, layout.SCRATCH_KERNEL + 8, layout.TEXT_CHUNK + 1, 16)
+    f.call("nibbles", scratch, layout.SCRATCH_KERNEL + 2, layout.TEXT_CHUNK + 33, 2)
+    f.assign(length, 37)
+    f.jump(done)
+
+    f.start(v4)
+    f.store(scratch, chunk, ord("4"), 1)
+    f.call("nibbles", scratch, layout.SCRATCH_KERNEL + 4, layout.TEXT_CHUNK + 1, 4)
+    f.call("nibbles", scratch, layout.SCRATCH_KERNEL + 2, layout.TEXT_CHUNK + 9, 2)
+    f.assign(length, 13)
+    f.jump(done)
+
+    f.start(other)
+    f.store(scratch, chunk, ord("x"), 1)
+    swapped = f.to_big_endian(family, 16)
+    f.store(scratch, _PORT, swapped, 2)
+    f.call("nibbles", scratch, layout.SCRATCH_KERNEL + 2, layout.TEXT_CHUNK + 1, 2)
+    f.assign(length, 5)
+    f.start(done)
+    at = f.op(length, "+", scratch, "at")
+    f.store(at, chunk, 0, 1)
+    f.store(scratch, layout.SCRATCH_TARGET, layout.TEXT_CHUNK)
+    f.store(scratch, layout.SCRATCH_TARGET_BYTES, length)
+    f.ret(f.call("settle", scratch, state))
+    return f.finish()
+
+
+def _nibbles() -> bc.Function:
+    """Return `nibbles(scratch, from, to, count)`: bytes of the scratch as letters a to p in its text."""
+    f = FunctionBuilder("nibbles", ["scratch", "source", "to", "count"])
+    scratch, source, to, count = f.parameters
+    f.update(source, "&", 4095)
+    f.update(source, "+", scratch)
+    f.update(to, "&", layout.TEXT_MASK)
+    f.update(to, "+", scratch)
+    done = f.new_block("done")
+    for index in range(16):
+        if index in (2, 4):
+            more = f.new_block("more")
+            f.branch(count, "==", index, done, more)
+            f.start(more)
+        byte = f.load(source, index, 1, "byte")
+        low = f.op(byte, "&", 15, "low")
+        f.update(byte, ">>", 4)
+        f.update(byte, "+", ord("a"))
+        f.update(low, "+", ord("a"))
+        f.store(to, layout.SCRATCH_TEXT + 2 * index, byte, 1)
+        f.store(to, layout.SCRATCH_TEXT + 2 * index + 1, low, 1)
+    f.start(done)
+    f.ret(0)
+    return f.finish()
+
+
+def _judge_unix_function(judge: Judge) -> bc.Function:
+    """
+    Return `judge_unix(scratch, state, sk)`: the name that a unix socket is bound to, judged.
+
+    A socket without a name, such as one half of a pair, is no endpoint.
+    """
+    f = FunctionBuilder("judge_unix", ["scratch", "state", "sk"])
+    scratch, state, sk = f.parameters
+    unix = f.helper("bpf_skc_to_unix_sock", sk, result="unix")
+    with f.when(unix, "==", 0):
+        f.ret(0)
+    dentry = f.load(unix, field=kernel.UNIX_PATH_DENTRY, name="dentry")
+    with f.when(dentry, "!=", 0):
+        mount = f.load(unix, field=kernel.UNIX_PATH_MOUNT, name="mount")
+        length = f.call("path_of", scratch, dentry, mount, result="length")
+        with f.when(length, "==", 0):
+            refuse(f, scratch, state, layout.EVENT_CONNECT, layout.CAUSE_PATH_TOO_LONG, 1)
+        target = f.load(scratch, layout.SCRATCH_TARGET, name="target")
+        f.update(target, "-", 1)
+        f.update(length, "+", 1)
+        f.store(scratch, layout.SCRATCH_TARGET, target)
+        f.store(scratch, layout.SCRATCH_TARGET_BYTES, length)
+        f.update(target, "&", layout.TEXT_PATH_END - 1)
+        f.update(target, "+", scratch)
+        f.store(target, layout.SCRATCH_TEXT, ord("u"), 1)
+        f.ret(f.call("settle", scratch, state))
+    address = f.load(unix, field=kernel.UNIX_ADDRESS, name="address")
+    with f.when(address, "==", 0):
+        f.ret(0)
+    # An abstract name follows the family and a NUL; it ends at the next NUL or with the address.
+    size = f.op(scratch, "+", layout.SCRATCH_KERNEL, "size")
+    f.helper("bpf_probe_read_kernel", size, 4, f.field_address(address, kernel.UNIX_ADDRESS_BYTES))
+    length = f.load(scratch, layout.SCRATCH_KERNEL, 4, "length")
+    f.update(length, "-", 2)
+    with f.when(length, "s<", 2):
+        f.ret(0)
+    f.update(length, "&", 127)
+    name = f.field_address(address, kernel.UNIX_ADDRESS_NAME, "name")
+    f.update(name, "+", 3)
+    f.store(scratch, layout.SCRATCH_TEXT + layout.TEXT_CHUNK, int.from_bytes(b"u@", "little"), 2)
+    text = f.op(scratch, "+", layout.SCRATCH_TEXT + layout.TEXT_CHUNK + 2, "text")
+    read = f.helper("bpf_probe_read_kernel_str", text, length, name, result="read")
+    with f.when(read, "s<", 1):
+        f.ret(0)
+    f.update(read, "+", 1)
+    f.store(scratch, layout.SCRATCH_TARGET, layout.TEXT_CHUNK)
+    f.store(scratch, layout.SCRATCH_TARGET_BYTES, read)
+    f.ret(f.call("settle", scratch, state))
+    return f.finish()
+
+
+def _settle(judge: Judge, operations: Sequence[Operation], event: int) -> bc.Function:
+    """Return `settle(scratch, state)`: judge the endpoint that is the target; 1 if it is denied."""
+    f = FunctionBuilder("settle", ["scratch", "state"])
+    scratch, state = f.parameters
+    f.store(scratch, layout.SCRATCH_ACCESS, 0)
+    recognizer = judge.recognizers["endpoint"]
+    target = f.load(scratch, layout.SCRATCH_TARGET, name="target")
+    length = f.load(scratch, layout.SCRATCH_TARGET_BYTES, name="length")
+    f.update(length, "+", 1)
+    recognizer.begin(f, scratch)
+    recognizer.walk(f, scratch, target, length)
+    if event == layout.EVENT_RECV:
+        judge.add_source_labels(f, scratch, "endpoint")
+    if judge.clauses(operations):
+        f.call("judge_endpoint", scratch, state)
+        conclude(f, scratch, state, event, 1)
+    judge.commit_labels(f, scratch, state)
+    f.ret(0)
+    return f.finish()
