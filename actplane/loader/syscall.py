@@ -197,6 +197,7 @@ class Handle:
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
-            warnings.warn(f"{type(self).__name__} with descriptor {self._fd} was never closed", ResourceWarning, 2)
+        fd = getattr(self, "_fd", -1)
+        if fd >= 0:
             self.close()
+            warnings.warn(f"{type(self).__name__} with descriptor {fd} was never closed", ResourceWarning, 2)
