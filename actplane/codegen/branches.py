@@ -25,7 +25,7 @@ def bridge_far_jumps(items: Sequence[Item]) -> list[Item]:
     >>> body = [jmp("jeq", R1, 0, "end"), exit_(), *[mov64(R1, 0)] * 40_000, LabelHere("end"), exit_()]
     >>> bridged = bridge_far_jumps(body)
     >>> len(bridged) - len(body), max(insn.off for insn in resolve(bridged)[0])
-    (7, 32001)
+    (4, 21333)
     """
     stream = list(items)
     rounds = 0
@@ -66,17 +66,16 @@ def _place_for_stone(stream: Sequence[Item], slots: Sequence[int], at: int, targ
     """
     Return the index before which a stone towards a slot is laid: in reach of the jump at an index.
 
-    The furthest place behind an unconditional jump, else the furthest place at all.
+    That is behind an unconditional jump, if one lies far enough to be worth the step.
     """
     step = 1 if target_slot > slots[at] else -1
-    furthest, place = at, 0
+    furthest, place = at, at
     # A third of the reach is left for the stones of this and of later rounds.
     while 0 < furthest + step < len(stream) and abs(slots[furthest + step] - slots[at]) <= REACH_SLOTS * 2 // 3:
         furthest += step
-        if _falls_through(stream[furthest - 1]):
-            continue
-        place = furthest
-    return place or furthest
+        if not _falls_through(stream[furthest - 1]):
+            place = furthest
+    return place if abs(slots[place] - slots[at]) > REACH_SLOTS // 3 else furthest
 
 
 def _falls_through(item: Item) -> bool:

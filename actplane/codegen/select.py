@@ -362,13 +362,11 @@ class _Selector:
     def _binary(self, operation: bc.Binary, dst: Value) -> None:
         a, operator, width = operation.a, operation.operator, operation.width
         target = self.target(dst)
-        if operator in ("<<", ">>", "s>>"):
-            self._check_shift(operation)
         if operator == "&" and self.constant(operation.b) == 0xFFFF_FFFF:
             self._zero_extend(target, a)
             self.keep(dst, target)
             return
-        b = self.second(operation.b, width, R1)
+        b = self._second_of_binary(operation)
         if isinstance(b, Reg) and b is target and self.place(a) is not target:
             # dst = a would destroy b.
             if operator not in NON_COMMUTATIVE:
@@ -381,10 +379,20 @@ class _Selector:
         self.emit(asm.alu(_ALU_NAMES[operator], target, b, width))
         self.keep(dst, target)
 
-    def _check_shift(self, operation: bc.Binary) -> None:
-        count = self.constant(operation.b)
-        if count is not None and not 0 <= count < operation.width:
-            raise InternalError("shift out of range", function=self.function.name, operation=operation)
+    def _second_of_binary(self, operation: bc.Binary) -> Reg | int:
+        """Return the second operand; the kernel refuses some immediates that it takes in a register."""
+        operator, width = operation.operator, operation.width
+        number = self.constant(operation.b)
+        is_refused = number is not None and (
+            (operator in ("<<", ">>", "s>>") and not 0 <= number < width)
+            or (operator in ("/", "%") and _signed(number, width) == 0)
+        )
+        if not is_refused:
+            return self.second(operation.b, width, R1)
+        if isinstance(operation.b, int):
+            raise InternalError("immediate out of range", function=self.function.name, operation=operation)
+        self.put(R1, operation.b)
+        return R1
 
     def _store(self, operation: bc.Store) -> None:
         size = Size(operation.size)
