@@ -120,7 +120,8 @@ class FakeKernel:
         found, key = self._at(attr)
         if found.is_frozen:
             return -errno.EPERM
-        if key not in found.elements and len(found.elements) == found.attr.max_entries:
+        is_storage = found.attr.btf_fd != 0
+        if key not in found.elements and len(found.elements) == found.attr.max_entries and not is_storage:
             return -errno.E2BIG
         found.elements[key] = ctypes.string_at(attr.value, found.attr.value_size)
         return 0
