@@ -1,5 +1,6 @@
 """eBPF as a language: instructions, their bytes and their text; no kernel and no privilege needed."""
 
+from actplane.asm.assembler import assemble, assemble_object
 from actplane.asm.build import (
     add32,
     add64,
@@ -64,6 +65,7 @@ from actplane.asm.build import (
     xor32,
     xor64,
 )
+from actplane.asm.disasm import format_insn
 from actplane.asm.encoding import decode, encode, encode_one
 from actplane.asm.insn import (
     EnumValue,
@@ -81,6 +83,7 @@ from actplane.asm.insn import (
 from actplane.asm.isa import Form, Kind, find_form, form_of
 from actplane.asm.labels import FunctionHere, Item, LabelHere, link_labels, resolve
 from actplane.asm.operands import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, Reg, Size
+from actplane.asm.printer import disassemble
 from actplane.asm.program import MapSpec, Object, Program
 from actplane.asm.uapi import AttachType, Command, HelperId, MapType, ProgType
 
@@ -130,6 +133,8 @@ __all__ = [
     "and64",
     "arsh32",
     "arsh64",
+    "assemble",
+    "assemble_object",
     "atomic",
     "be",
     "bswap",
@@ -138,6 +143,7 @@ __all__ = [
     "call_sub",
     "callx",
     "decode",
+    "disassemble",
     "div32",
     "div64",
     "encode",
@@ -145,6 +151,7 @@ __all__ = [
     "exit_",
     "find_form",
     "form_of",
+    "format_insn",
     "gotol",
     "ja",
     "jmp",

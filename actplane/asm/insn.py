@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from actplane.errors import EncodeError
 from actplane.source import Span
 
 
@@ -92,7 +93,7 @@ class TypeSize:
 Symbol = MapFd | MapValue | FunctionAddress | Kfunc | Subprogram | Label | Field | EnumValue | TypeSize
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Insn:
     """
     One instruction.
@@ -112,13 +113,51 @@ class Insn:
     span: Span | None = field(default=None, compare=False)
     """Where the instruction came from; two instructions are equal whatever their places."""
 
+    def __init__(
+        self,
+        code: int,
+        dst: int = 0,
+        src: int = 0,
+        off: int = 0,
+        imm: int = 0,
+        symbol: Symbol | None = None,
+        span: Span | None = None,
+    ) -> None:
+        # What a frozen dataclass generates sets each field through object.__setattr__, by name;
+        # the descriptors of the slots do it in 60 % of the time, and decoding is made of this.
+        _set_code(self, code)
+        _set_dst(self, dst)
+        _set_src(self, src)
+        _set_off(self, off)
+        _set_imm(self, imm)
+        _set_symbol(self, symbol)
+        _set_span(self, span)
+
     @property
     def slots(self) -> int:
         """How many 8-byte slots the instruction takes: 2 for ld_imm64, else 1."""
         return 2 if self.code == 0x18 else 1
+
+    def __str__(self) -> str:
+        """The instruction in the kernel's syntax; raises EncodeError if it is none."""
+        from actplane.asm.disasm import format_insn
+
+        return format_insn(self)
+
+    def __repr__(self) -> str:
+        try:
+            return f"Insn({self})"
+        except EncodeError:
+            fields = f"code={self.code:#04x}, dst={self.dst}, src={self.src}, off={self.off}, imm={self.imm}"
+            return f"Insn({fields}, invalid)"
 
     def encode(self) -> bytes:
         """Return the 8 or 16 bytes of the instruction; see `encoding.encode`."""
         from actplane.asm.encoding import encode
 
         return encode((self,))
+
+
+_set_code, _set_dst, _set_src, _set_off, _set_imm, _set_symbol, _set_span = (
+    getattr(Insn, name).__set__ for name in ("code", "dst", "src", "off", "imm", "symbol", "span")
+)

@@ -301,6 +301,7 @@ BY_CODE: dict[int, tuple[Form, ...]] = _index()
 """The forms that share a code. Which of them an instruction is, one of its fixed fields tells."""
 
 LD_IMM64 = LD | IMM | SIZE_BITS[Size.DW]
+EXIT = JMP | _EXIT | K
 
 
 def find_form(code: int, dst: int, src: int, off: int, imm: int) -> Form | None:

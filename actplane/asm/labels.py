@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 from actplane.asm.insn import FunctionAddress, Insn, Label, Subprogram
-from actplane.asm.isa import LD_IMM64, Kind, form_of
+from actplane.asm.isa import BY_CODE, LD_IMM64, Kind, find_form, why_invalid
 from actplane.errors import EncodeError
+from actplane.source import Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class LabelHere:
     """In a stream of instructions: the next one carries this label."""
 
     name: str
+    span: Span | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +24,19 @@ class FunctionHere:
     """In a stream of instructions: the next one starts this subprogram."""
 
     name: str
+    span: Span | None = field(default=None, compare=False)
 
 
 Item = Insn | LabelHere | FunctionHere
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What keeps a stream from being resolved, and the item it is about."""
+
+    item: Item
+    index: int | None
+    message: str
 
 
 def resolve(stream: Iterable[Item]) -> tuple[list[Insn], dict[int, str]]:
@@ -32,44 +44,18 @@ def resolve(stream: Iterable[Item]) -> tuple[list[Insn], dict[int, str]]:
     Return the instructions with every label and function resolved to a slot offset.
 
     Shape:  the second result maps the index of the first instruction of every subprogram to its
-            name, as `Program.functions` has it. Labels are local to the function they stand in.
-    Raises: EncodeError if a name is defined twice or not at all, or lies too far away.
+            name, as `Program.functions` has it. Labels are local to the function they stand in;
+            a label that is called starts a function too.
+    Raises: EncodeError, with all problems, if a name is defined twice or not at all, or lies too far.
 
     >>> from actplane.asm.build import ja, exit_
     >>> resolve([ja("out"), exit_(), LabelHere("out"), exit_()])[0][0].off
     1
     """
-    insns: list[Insn] = []
-    functions: dict[int, str] = {}
-    function_slots: dict[str, int] = {}
-    labels: dict[tuple[str, str], int] = {}
-    scopes: list[str] = []
-    scope, slot = "", 0
-    for item in stream:
-        if isinstance(item, Insn):
-            insns.append(item)
-            scopes.append(scope)
-            slot += item.slots
-        elif isinstance(item, FunctionHere):
-            if item.name in function_slots:
-                raise EncodeError(f"function {item.name!r} is defined twice")
-            scope, function_slots[item.name], functions[len(insns)] = item.name, slot, item.name
-        else:
-            if (scope, item.name) in labels:
-                raise EncodeError(f"label {item.name!r} is defined twice" + (f" in {scope!r}" if scope else ""))
-            labels[scope, item.name] = slot
-    resolved: list[Insn] = []
-    slot = 0
-    for index, (insn, scope) in enumerate(zip(insns, scopes, strict=True)):
-        if isinstance(insn.symbol, Label):
-            place = labels.get((scope, insn.symbol.name))
-            insn = with_distance(insn, _distance(index, insn, insn.symbol.name, place, slot), index)
-        elif isinstance(insn.symbol, (Subprogram, FunctionAddress)):
-            place = function_slots.get(insn.symbol.name)
-            insn = with_distance(insn, _distance(index, insn, insn.symbol.name, place, slot), index)
-        resolved.append(insn)
-        slot += insn.slots
-    return resolved, functions
+    insns, functions, problems = try_resolve(stream)
+    if problems:
+        raise EncodeError("\n".join(p.message if p.index is None else f"insn {p.index}: {p.message}" for p in problems))
+    return insns, functions
 
 
 def link_labels(stream: Iterable[Item]) -> list[Insn]:
@@ -77,45 +63,81 @@ def link_labels(stream: Iterable[Item]) -> list[Insn]:
     return resolve(stream)[0]
 
 
-def _distance(index: int, insn: Insn, name: str, place: int | None, slot: int) -> int:
-    if place is None:
-        what = "label" if isinstance(insn.symbol, Label) else "function"
-        raise EncodeError(f"insn {index}: {what} {name!r} is not defined")
-    # All three count from the slot after the first, also ld_imm64 with its two.
-    return place - slot - 1
+def try_resolve(stream: Iterable[Item]) -> tuple[list[Insn], dict[int, str], list[Problem]]:
+    """Return what `resolve` returns, and the problems instead of raising the first of them."""
+    items = list(stream)
+    places = _Places(items)
+    insns: list[Insn] = []
+    slot, scope = 0, ""
+    for item in items:
+        if isinstance(item, Insn):
+            insns.append(item if item.symbol is None else places.resolve(item, len(insns), slot, scope))
+            slot += item.slots
+        elif isinstance(item, FunctionHere):
+            scope = item.name
+    return insns, places.functions, places.problems
 
 
-def with_distance(insn: Insn, slots: int, index: int = 0) -> Insn:
-    """
-    Return a jump, call or address of a function that goes `slots` further than its next slot.
+class _Places:
+    """Where every name of a stream stands."""
 
-    Raises: EncodeError if its field cannot hold the distance.
-    """
-    resolved = replace(insn, off=0, imm=slots, symbol=None) if is_far(insn) else replace(insn, off=slots, symbol=None)
-    try:
-        form_of(resolved)
-    except EncodeError as problem:
-        raise EncodeError(f"insn {index}: target is too far: {problem}") from None
-    return resolved
+    def __init__(self, items: list[Item]) -> None:
+        self.functions: dict[int, str] = {}
+        self.problems: list[Problem] = []
+        self._function_slots: dict[str, int] = {}
+        self._label_slots: dict[tuple[str, str], int] = {}
+        called = {
+            item.symbol.name
+            for item in items
+            if isinstance(item, Insn) and isinstance(item.symbol, (Subprogram, FunctionAddress))
+        }
+        declared = {item.name for item in items if isinstance(item, FunctionHere)}
+        slot, index, scope = 0, 0, ""
+        for item in items:
+            if isinstance(item, Insn):
+                slot, index = slot + item.slots, index + 1
+                continue
+            if isinstance(item, FunctionHere) or (item.name in called and item.name not in declared):
+                self._define_function(item, index, slot)
+            if isinstance(item, FunctionHere):
+                scope = item.name
+            else:
+                self._define_label(item, scope, slot)
+
+    def _define_function(self, item: LabelHere | FunctionHere, index: int, slot: int) -> None:
+        if item.name in self._function_slots:
+            self.problems.append(Problem(item, None, f"function {item.name!r} is defined twice"))
+        self._function_slots[item.name] = slot
+        self.functions[index] = item.name
+
+    def _define_label(self, item: LabelHere, scope: str, slot: int) -> None:
+        if (scope, item.name) in self._label_slots:
+            where = f" in {scope!r}" if scope else ""
+            self.problems.append(Problem(item, None, f"label {item.name!r} is defined twice{where}"))
+        self._label_slots[scope, item.name] = slot
+
+    def resolve(self, insn: Insn, index: int, slot: int, scope: str) -> Insn:
+        if isinstance(insn.symbol, Label):
+            place, what = self._label_slots.get((scope, insn.symbol.name)), "label"
+        elif isinstance(insn.symbol, (Subprogram, FunctionAddress)):
+            place, what = self._function_slots.get(insn.symbol.name), "function"
+        else:
+            return insn
+        if place is None:
+            self.problems.append(Problem(insn, index, f"{what} {insn.symbol.name!r} is not defined"))
+            return replace(insn, symbol=None)
+        # All count from the slot after the first one, even ld_imm64 with its two.
+        distance = place - slot - 1
+        if is_far(insn):
+            resolved = replace(insn, symbol=None, imm=distance)
+        else:
+            resolved = replace(insn, symbol=None, off=distance)
+        if find_form(resolved.code, resolved.dst, resolved.src, resolved.off, resolved.imm) is None:
+            reason = why_invalid(resolved.code, resolved.dst, resolved.src, resolved.off, resolved.imm)
+            self.problems.append(Problem(insn, index, f"{insn.symbol.name!r} is too far: {reason}"))
+        return resolved
 
 
 def is_far(insn: Insn) -> bool:
     """Whether the distance of a jump, call or address of a function is in `imm`, not in `off`."""
-    if insn.code == LD_IMM64:
-        return True
-    return form_of(replace(insn, off=0)).kind in (Kind.GOTOL, Kind.CALL_SUBPROGRAM)
-
-
-def distance_of(insn: Insn) -> int:
-    """Return by how many slots a resolved jump, call or address of a function goes on."""
-    return insn.imm if is_far(insn) else insn.off
-
-
-def offsets(insns: Iterable[Insn]) -> Mapping[int, int]:
-    """Return the index of the instruction that starts at each slot."""
-    starts: dict[int, int] = {}
-    slot = 0
-    for index, insn in enumerate(insns):
-        starts[slot] = index
-        slot += insn.slots
-    return starts
+    return insn.code == LD_IMM64 or BY_CODE[insn.code][0].kind in (Kind.GOTOL, Kind.CALL_HELPER)

@@ -1,0 +1,370 @@
+"""
+Text to programs. All problems are found at once, each with its line, column and expectation.
+
+The text may be written by a person, with labels, comments and the directives of `directives`, or be
+pasted from LLVM's disassembler, from a verifier log or from bpftool. In a verifier log or bpftool
+dump, where every instruction stands behind its slot and its code (`7: (b7) r0 = 0`), all other
+lines are what the kernel says about them, and skipped; instructions the log shows more than once
+must agree, and none may be missing.
+"""
+
+from __future__ import annotations
+
+import re
+
+from actplane.asm.directives import (
+    DATA,
+    Arguments,
+    DirectiveError,
+    MapHeader,
+    ProgramHeader,
+    read_bytes,
+    read_data,
+    read_map,
+    read_prog,
+    read_section,
+)
+from actplane.asm.encoding import decode
+from actplane.asm.insn import Insn, Label
+from actplane.asm.isa import EXIT, Kind, form_of
+from actplane.asm.labels import FunctionHere, Item, LabelHere, try_resolve
+from actplane.asm.program import MapSpec, Object, Program
+from actplane.asm.statement import Operands, StatementError, evaluate
+from actplane.asm.syntax import explain, table
+from actplane.asm.uapi import HelperId, ProgType
+from actplane.errors import AssembleError, DecodeError
+from actplane.source import Diagnostic, Source, Span
+
+# A line of a verifier log or of bpftool: slot, live registers perhaps, code.
+_CODED = re.compile(r"^[ \t]*(?P<slot>\d+): (?:[.\d]{11} )?\((?P<code>[0-9a-f]{2})\)[ \t]*", re.MULTILINE)
+# A line of llvm-objdump: the slot, then the 8 or 16 bytes, then the text.
+_ADDRESSED = re.compile(r"\s*\d+:\s+(?:(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2}){7}(?:(?: [0-9a-f]{2}){8})?)(?:\s+|\Z))?")
+_LABEL = re.compile(r"\s*(?P<name>[A-Za-z_.$][\w.$]*)\s*:(?![:\w])\s*")
+_DIRECTIVE = re.compile(r"\s*(?P<name>\.[a-z]\w*)(?=\s|\Z)\s*")
+# The code of a line: up to a comment. A # directly behind a word is no comment (`call name#1`).
+_CODE = re.compile(r"""(?:[^;#/"']|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])'|(?<=\S)\#(?=[\w-])|/(?!/))*""")
+_ANNOTATION = re.compile(r"\s+<[^<>]*>\s*\Z|(?<=\d)#\S+\s*\Z")
+_LLVM_NOISE = re.compile(r"[0-9a-f]{16} <.*>:|Disassembly of section |.*\bfile format elf64-bpf")
+_LLVM_DIRECTIVES = frozenset(
+    (".text", ".globl", ".global", ".p2align", ".type", ".size", ".ident", ".addrsig", ".addrsig_sym", ".file")
+)
+
+
+def assemble(text: str | Source, *, name: str = "<asm>", prog_type: ProgType | None = None) -> Program:
+    """
+    Return the one program of a text.
+
+    Shape:  without `.prog` or `.section` the program is called "main", and its type is `prog_type`.
+    Raises: AssembleError with every problem of the text.
+
+    >>> [str(insn) for insn in assemble("r0 = 0\\nif r1 == 0 goto out\\nr0 = 1\\nout: exit").insns]
+    ['r0 = 0', 'if r1 == 0 goto +1', 'r0 = 1', 'exit']
+    """
+    source = text if isinstance(text, Source) else Source(name, text)
+    assembler = _Assembler(source, prog_type)
+    found = assembler.run()
+    if len(found.programs) != 1:
+        at = assembler.headers[1] if len(assembler.headers) > 1 else source.span(0)
+        message = f"expected one program, got {len(found.programs)}"
+        raise AssembleError([Diagnostic(at, message, "assemble_object reads maps and any number of programs")])
+    return found.programs[0]
+
+
+def assemble_object(text: str | Source, *, name: str = "<asm>", prog_type: ProgType | None = None) -> Object:
+    """
+    Return all maps and programs of a text.
+
+    Raises: AssembleError with every problem of the text.
+    """
+    source = text if isinstance(text, Source) else Source(name, text)
+    return _Assembler(source, prog_type).run()
+
+
+class _Assembler:
+    """One text on its way to an Object."""
+
+    def __init__(self, source: Source, prog_type: ProgType | None) -> None:
+        self.source = source
+        self.problems: list[Diagnostic] = []
+        self.headers: list[Span] = []
+        self._header = ProgramHeader("main", prog_type or ProgType.BPF_PROG_TYPE_UNSPEC)
+        self._items: list[Item] = []
+        self._programs: list[Program] = []
+        self._maps: list[MapSpec] = []
+        self._map: MapHeader | None = None
+        self._constants: dict[str, int] = {}
+        self._known: dict[str, tuple[Insn, int, int]] = {}
+        self._is_listing = _CODED.search(source.text) is not None
+        self._by_slot: dict[int, Insn] = {}
+
+    def run(self) -> Object:
+        at = 0
+        for line in self.source.text.split("\n"):
+            known = self._known.get(line)
+            if known is not None:
+                self._repeat(known, at)
+            elif line and not line.isspace():
+                self._line(line, at)
+            at += len(line) + 1
+        self._end_program()
+        self._end_map()
+        if self.problems:
+            raise AssembleError(sorted(self.problems, key=lambda problem: problem.span.start if problem.span else 0))
+        return Object(tuple(self._maps), tuple(self._programs))
+
+    def _repeat(self, known: tuple[Insn, int, int], at: int) -> None:
+        insn, start, end = known
+        span = Span(self.source, at + start, at + end)
+        self._items.append(Insn(insn.code, insn.dst, insn.src, insn.off, insn.imm, insn.symbol, span))
+
+    def _error(self, start: int, end: int, message: str, hint: str = "") -> None:
+        self.problems.append(Diagnostic(self.source.span(start, max(end, start + 1)), message, hint))
+
+    def _line(self, line: str, at: int) -> None:
+        try:
+            if self._is_listing and not line.lstrip().startswith("."):
+                self._listed(line, at)
+            else:
+                self._written(line, at)
+        except (StatementError, DirectiveError) as problem:
+            self._error(at + problem.start, at + problem.end, problem.message, problem.hint)
+
+    def _written(self, line: str, at: int) -> None:
+        """A line of a person's, or of LLVM's disassembler."""
+        if _LLVM_NOISE.match(line):
+            return
+        found = _CODE.match(line)
+        code = found[0].rstrip() if found else line.rstrip()
+        start = 0
+        while (label := _LABEL.match(code, start)) is not None:
+            self._label(label["name"], at + label.start("name"), at + label.end("name"))
+            start = label.end()
+        if start == len(code) or code.isspace():
+            return
+        directive = _DIRECTIVE.match(code, start)
+        if directive is not None:
+            self._directive(directive["name"], code, directive.end(), at, directive.start("name"))
+            return
+        if code[start:].lstrip()[0].isdigit():
+            self._addressed(code, at)
+            return
+        insn, first, last = self._statement(code, start, None)
+        if start == 0:
+            self._known[line] = (insn, first, last)
+        self._items.append(self._placed(insn, at + first, at + last))
+
+    def _placed(self, insn: Insn, start: int, end: int) -> Insn:
+        return Insn(insn.code, insn.dst, insn.src, insn.off, insn.imm, insn.symbol, Span(self.source, start, end))
+
+    def _statement(self, code: str, start: int, number: int | None) -> tuple[Insn, int, int]:
+        """Return the instruction of a statement, and its first and last column."""
+        body = code[start:]
+        text = body.lstrip()
+        first = start + len(body) - len(text)
+        for is_plain in (True, False):
+            for matcher, build in table(is_plain).get(text[0], ()):
+                found = matcher(text)
+                if found is not None:
+                    try:
+                        return build(Operands(found, self._constants, number)), first, first + len(text)
+                    except StatementError as problem:
+                        problem.start, problem.end = problem.start + first, problem.end + first
+                        raise
+        mismatch = explain(text)
+        rest = text[mismatch.column :]
+        word = re.match(r"[\w%.]+|\S", rest)
+        got = repr(word[0]) if word else "the end of the line"
+        width = len(word[0]) if word else 1
+        where = first + mismatch.column
+        if mismatch.column == 0:
+            raise StatementError(f"unknown statement {got}", where, where + width, "a statement begins like `r0 = 1`")
+        raise StatementError(f"got {got}, expected {_either(mismatch.expected)}", where, where + width)
+
+    def _addressed(self, code: str, at: int) -> None:
+        """A line of llvm-objdump: what its bytes say counts, its text must not contradict them."""
+        found = _ADDRESSED.match(code)
+        if found is None:
+            raise StatementError("unknown line", 0, len(code), "a statement begins like `r0 = 1`")
+        text = _ANNOTATION.sub("", code)
+        if found["bytes"] is None:
+            insn, first, last = self._statement(text, found.end(), None)
+            self._items.append(self._placed(insn, at + first, at + last))
+            return
+        try:
+            (insn,) = decode(bytes.fromhex(found["bytes"]))
+        except DecodeError as problem:
+            raise StatementError(str(problem), found.start("bytes"), found.end("bytes")) from None
+        if found.end() < len(text):
+            said, first, last = self._statement(text, found.end(), insn.code)
+            # LLVM writes every call `call N`, whatever N counts, and leaves the source of ld_imm64 out.
+            is_ambiguous = insn.src != 0 and form_of(insn).kind in _AMBIGUOUS
+            if said != insn and not is_ambiguous:
+                raise StatementError(f"the bytes beside it say `{insn}`", first, last)
+        self._items.append(self._placed(insn, at + found.start("bytes"), at + len(code)))
+
+    def _listed(self, line: str, at: int) -> None:
+        """A line of a verifier log or of bpftool."""
+        found = _CODED.match(line)
+        if found is None:
+            return
+        slot, number = int(found["slot"]), int(found["code"], 16)
+        code = _CODE.match(line)
+        text = _ANNOTATION.sub("", (code[0] if code else line).rstrip())
+        insn, first, last = self._statement(text, found.end(), number)
+        if insn.code != number:
+            raise StatementError(f"the code beside it is {number:#04x}: `{insn}` has {insn.code:#04x}", first, last)
+        insn = self._placed(insn, at + first, at + last)
+        if self._by_slot.setdefault(slot, insn) != insn:
+            raise StatementError(f"slot {slot} was `{self._by_slot[slot]}` before", first, last)
+
+    def _end_listing(self) -> None:
+        expected = 0
+        for slot, insn in sorted(self._by_slot.items()):
+            if slot != expected and insn.span is not None:
+                last = slot - 1
+                missing = f"slot {expected}" if last == expected else f"slots {expected} to {last}"
+                if slot < expected:
+                    missing = f"the first half of slot {slot}"
+                hint = "a verifier log shows only what the verifier visited; take bpftool's dump"
+                self._error(insn.span.start, insn.span.end, f"{missing} missing before this line", hint)
+            expected = slot + insn.slots
+            self._items.append(insn)
+        self._by_slot.clear()
+
+    def _label(self, name: str, start: int, end: int) -> None:
+        if self._map is not None and self._map.contents is not None:
+            self._constant(name, len(self._map.contents), start, end)
+        else:
+            self._items.append(LabelHere(name, Span(self.source, start, end)))
+
+    def _constant(self, name: str, value: int, start: int, end: int) -> None:
+        if self._constants.get(name, value) != value:
+            self._error(start, end, f"constant {name!r} is already {self._constants[name]}")
+        self._constants[name] = value
+
+    def _directive(self, name: str, code: str, start: int, at: int, first: int) -> None:
+        here = Span(self.source, at + first, at + len(code))
+        arguments = Arguments(name, code, start, self._constants)
+        if name in DATA:
+            self._data(arguments, here)
+            return
+        match name:
+            case ".equ" | ".set":
+                self._equ(code, start, at)
+            case ".prog":
+                self._begin_program(read_prog(arguments), here)
+            case ".section":
+                self._begin_program(read_section(arguments), here)
+            case ".func":
+                self._end_map()
+                word = arguments.name("the function")
+                arguments.finish()
+                if word.text in HelperId.__members__:
+                    raise word.error(f"{word.text} is the name of a helper")
+                self._items.append(FunctionHere(word.text, here))
+            case ".map":
+                self._begin_map(read_map(arguments), here)
+            case ".data" | ".rodata":
+                self._begin_map(read_data(arguments), here)
+            case _ if name not in _LLVM_DIRECTIVES:
+                known = ".equ .map .data .rodata .prog .section .func .byte .u16 .u32 .u64 .ascii .asciz .zero .align"
+                raise DirectiveError(f"unknown directive {name}", first, first + len(name), f"one of {known}")
+
+    def _equ(self, code: str, start: int, at: int) -> None:
+        found = re.compile(r"([A-Za-z_]\w*)\s*[, =]\s*(.+)").fullmatch(code, start)
+        if found is None:
+            raise DirectiveError(".equ: expected NAME, NUMBER", start, len(code))
+        if re.fullmatch(r"[rw](?:10|\d)", found[1]):
+            raise DirectiveError(f"{found[1]} is a register", *found.span(1))
+        try:
+            value = evaluate(found[2], self._constants)
+        except ValueError as problem:
+            raise DirectiveError(str(problem), *found.span(2)) from None
+        self._constant(found[1], value, at + found.start(1), at + found.end(1))
+
+    def _begin_program(self, header: ProgramHeader, here: Span) -> None:
+        self._end_map()
+        self._end_program()
+        self.headers.append(here)
+        self._header = header
+        if any(program.name == header.name for program in self._programs):
+            self._error(here.start, here.end, f"program {header.name!r} is defined twice")
+
+    def _end_program(self) -> None:
+        self._end_listing()
+        items, self._items = self._items, []
+        if not items and not self.headers:
+            return
+        insns, functions, problems = try_resolve(_with_exit_label(items))
+        for problem in problems:
+            span = problem.item.span
+            self.problems.append(Diagnostic(_name_span(span, problem.item), problem.message))
+        if not insns and self.headers:
+            span = self.headers[-1]
+            self._error(span.start, span.end, f"program {self._header.name!r} has no instruction")
+        header = self._header
+        self._programs.append(
+            Program(
+                header.name,
+                header.prog_type,
+                tuple(insns),
+                header.attach_type,
+                header.attach_to,
+                header.is_sleepable,
+                header.license,
+                functions,
+            )
+        )
+
+    def _begin_map(self, header: MapHeader, here: Span) -> None:
+        self._end_map()
+        if any(spec.name == header.name for spec in self._maps):
+            self._error(here.start, here.end, f"map {header.name!r} is defined twice")
+        self._map = header
+
+    def _data(self, arguments: Arguments, here: Span) -> None:
+        if self._map is None:
+            raise DirectiveError(f"{arguments.directive}: expected .map, .data or .rodata before it", 0, arguments.end)
+        if self._map.contents is None:
+            self._map.contents = bytearray()
+        self._map.contents += read_bytes(arguments, len(self._map.contents))
+        size = self._map.value_size
+        if size is not None and len(self._map.contents) > size * self._map.max_entries:
+            room = size * self._map.max_entries
+            message = f"map {self._map.name!r} holds {room} bytes: got {len(self._map.contents)}"
+            self._error(here.start, here.end, message)
+
+    def _end_map(self) -> None:
+        header, self._map = self._map, None
+        if header is None:
+            return
+        contents = None if header.contents is None else bytes(header.contents)
+        value_size = len(contents or b"") if header.value_size is None else header.value_size
+        sizes = (header.key_size, value_size, header.max_entries)
+        self._maps.append(MapSpec(header.name, header.type, *sizes, header.flags, contents, header.is_frozen))
+
+
+_AMBIGUOUS = (Kind.LD_IMM64, Kind.CALL_HELPER, Kind.CALL_SUBPROGRAM, Kind.CALL_KFUNC)
+
+
+def _either(words: tuple[str, ...]) -> str:
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
+
+
+def _with_exit_label(items: list[Item]) -> list[Item]:
+    """In uBPF's syntax, `exit` as a target is the first exit, unless a label has that name."""
+    is_used = any(isinstance(item, Insn) and item.symbol == Label("exit") for item in items)
+    if not is_used or any(isinstance(item, LabelHere) and item.name == "exit" for item in items):
+        return items
+    for index, item in enumerate(items):
+        if isinstance(item, Insn) and item.code == EXIT:
+            return [*items[:index], LabelHere("exit"), *items[index:]]
+    return items
+
+
+def _name_span(span: Span | None, item: Item) -> Span | None:
+    """The place of the name in a statement, for the caret."""
+    if span is None or not isinstance(item, Insn) or not isinstance(item.symbol, Label):
+        return span
+    start = span.text.rfind(item.symbol.name)
+    return span if start < 0 else Span(span.source, span.start + start, span.start + start + len(item.symbol.name))

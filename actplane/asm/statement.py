@@ -1,0 +1,542 @@
+"""
+What each statement of the text syntaxes builds: operands as matched, to one instruction.
+
+Numbers are never bent to fit. A 64-bit operation extends the sign of its 32-bit immediate, so
+`r1 += 0xffffffff` is refused there, while `w1 += 0xffffffff` names the same 32 bits as -1 and is
+taken. uBPF's syntax and the lines of a verifier log write the raw 32 bits; those are taken as such.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Mapping
+
+from actplane.asm.insn import (
+    EnumValue,
+    Field,
+    FunctionAddress,
+    Insn,
+    Kfunc,
+    Label,
+    MapFd,
+    MapValue,
+    Subprogram,
+    Symbol,
+    TypeSize,
+)
+from actplane.asm.isa import FORMS, LD_IMM64, Form, Kind
+from actplane.asm.operands import Size
+from actplane.asm.uapi import HelperId
+
+
+class StatementError(Exception):
+    """An operand is wrong; [start, end) are its columns in the line, counted from 0."""
+
+    def __init__(self, message: str, start: int, end: int, hint: str = "") -> None:
+        super().__init__(message)
+        self.message, self.start, self.end, self.hint = message, start, end, hint
+
+
+class Operands:
+    """The operands of one statement, by the names its template gives them."""
+
+    __slots__ = ("code", "constants", "match")
+
+    def __init__(self, match: re.Match[str], constants: Mapping[str, int], code: int | None) -> None:
+        self.match = match
+        self.constants = constants
+        self.code = code
+        """The code that a listing prints before the statement, if it does."""
+
+    def text(self, name: str) -> str:
+        return self.match[name]
+
+    def number(self, name: str, low: int, high: int, hint: str = "") -> int:
+        """Return the value of a number, which must lie in [low, high]."""
+        text = self.match[name]
+        try:
+            value = int(text.replace(" ", ""), 0) if text else 0
+        except ValueError:
+            value = self._sum(name, text)
+        if not low <= value <= high:
+            raise self.error(name, f"number out of range: got {value}, expected [{low}, {high}]", hint)
+        return value
+
+    def signed_32(self, name: str, is_narrow: bool) -> int:
+        """Return an immediate; if only its 32 bits count, 0x80000000 and more are negative numbers."""
+        if is_narrow or self.code is not None:
+            value = self.number(name, -(1 << 31), (1 << 32) - 1)
+            return value - (1 << 32) if value >> 31 == 1 else value
+        return self.number(name, -(1 << 31), (1 << 31) - 1, _WIDE_HINT)
+
+    def offset(self) -> int:
+        return self.number("off", -(1 << 15), (1 << 15) - 1)
+
+    def register(self, name: str) -> int:
+        text = self.match[name]
+        return int(text[1:]) if text[0] != "%" else int(text[2:])
+
+    def narrow(self, name: str, is_narrow: bool, what: str) -> int:
+        """Return a register that must be written w for 32 bits and r for 64."""
+        text = self.match[name]
+        if (text[0] == "w") is not is_narrow:
+            expected = f"{'w' if is_narrow else 'r'}{text[1:]}"
+            raise self.error(name, f"register of the wrong width {what}: got {text}, expected {expected}")
+        return int(text[1:])
+
+    def at_most(self, name: str, size: Size) -> int:
+        """Return a register of a memory access: r always, w also up to 32 bits (as LLVM writes it)."""
+        text = self.match[name]
+        if text[0] == "w" and size is Size.DW:
+            raise self.error(name, f"register too narrow for 64 bits: got {text}, expected r{text[1:]}")
+        return int(text[1:])
+
+    def target(self, bits: int = 16) -> tuple[int, str]:
+        """Return where a jump goes: slots, or the name of a label."""
+        text = self.match["to"]
+        if text[0] in "+-" or text.startswith(("pc+", "pc-", "pc ")):
+            slots = int(text.removeprefix("pc").replace(" ", ""), 0)
+            if not -(1 << bits - 1) <= slots < 1 << bits - 1:
+                raise self.error("to", f"offset out of range: got {slots}, expected signed {bits} bits")
+            return slots, ""
+        return 0, text
+
+    def error(self, name: str, message: str, hint: str = "") -> StatementError:
+        start, end = self.match.span(name)
+        return StatementError(message, start, max(end, start + 1), hint)
+
+    def symbol(self, name: str) -> tuple[int, Symbol | None]:
+        """Return the plain part of a number and what the kernel's BTF adds to it, if anything."""
+        text = self.match[name]
+        found = _SYMBOL.search(text)
+        if found is None:
+            return self.signed_32(name, False), None
+        # The symbol counts as 0 here; the loader adds its value.
+        return self._sum(name, text[: found.start()] + "0" + text[found.end() :]), _make_symbol(found)
+
+    def symbol_offset(self) -> tuple[int, Symbol | None]:
+        """Return the offset of a memory operand and the kernel field added to it."""
+        off, symbol = self.symbol("off")
+        if not -(1 << 15) <= off < 1 << 15:
+            raise self.error("off", f"number out of range: got {off}, expected signed 16 bits")
+        return off, symbol
+
+    def _sum(self, name: str, text: str) -> int:
+        try:
+            return evaluate(text, self.constants)
+        except ValueError as problem:
+            raise self.error(name, str(problem)) from None
+
+
+_WIDE_HINT = "a 64-bit operation extends the sign of its 32 bits; load the number with `rN = NUMBER ll`"
+_SYMBOL = re.compile(r"(?P<kind>field|enum|sizeof)\s*\((?P<what>[^()]*)\)")
+
+
+def _make_symbol(found: re.Match[str]) -> Symbol:
+    what = [part.strip() for part in found["what"].split("|")]
+    if found["kind"] == "sizeof":
+        return TypeSize(what[0])
+    pairs = [tuple(part.split(".", 1)) for part in what]
+    if found["kind"] == "enum":
+        return EnumValue(pairs[0][0], pairs[0][-1])
+    (struct, path), *others = ((pair[0], pair[-1]) for pair in pairs)
+    return Field(struct, path, tuple(others))
+
+
+def evaluate(text: str, constants: Mapping[str, int]) -> int:
+    """
+    Return the value of a constant expression: + - * | << on numbers, characters and names.
+
+    Raises: ValueError, with words for a person, if a name is unknown or the text is no expression.
+
+    >>> evaluate("SIZE*2 + 'a' - 0x10", {"SIZE": 4})
+    89
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        raise ValueError(f"not a number: got {text.strip()!r}") from None
+    return _value(tree, constants)
+
+
+_OPERATORS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.BitOr: operator.or_,
+    ast.LShift: operator.lshift,
+}
+
+
+def _value(tree: ast.expr, constants: Mapping[str, int]) -> int:
+    match tree:
+        case ast.Constant(value=int() as number):
+            return number
+        case ast.Constant(value=str() as char) if len(char) == 1:
+            return ord(char)
+        case ast.Name(id=name) if name in constants:
+            return constants[name]
+        case ast.Name(id=name):
+            raise ValueError(f"unknown constant {name!r}: expected one that .equ defines")
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand, constants)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            return _value(operand, constants)
+        case ast.BinOp(left, op, right) if type(op) in _OPERATORS:
+            return int(_OPERATORS[type(op)](_value(left, constants), _value(right, constants)))
+        case _:
+            raise ValueError(f"not a number: got {ast.unparse(tree)!r}, expected + - * | << of numbers and constants")
+
+
+# One function for each template of `syntax`.
+
+_ALU = {
+    (form.operator, form.width, form.has_register_source): (form.code, form.off.low)
+    for form in FORMS
+    if form.kind is Kind.ALU
+}
+_JUMP = {(form.operator, form.width, form.has_register_source): form.code for form in FORMS if form.kind is Kind.JUMP}
+_ONLY = {form.kind: form for form in FORMS}
+_MEMORY = {(form.kind, form.size): form.code for form in FORMS if form.size is not None}
+_ATOMIC = {
+    (form.operation, form.operator, form.size): (form.code, form.imm.low) for form in FORMS if form.kind is Kind.ATOMIC
+}
+_SWAP = {(form.operation, form.bits): form.code for form in FORMS if form.kind is Kind.END}
+_MOVSX = {(form.width, form.bits): form.code for form in FORMS if form.kind is Kind.MOVSX}
+_NEG = {form.width: form.code for form in FORMS if form.kind is Kind.NEG}
+_SIZES = {"8": Size.B, "16": Size.H, "32": Size.W, "64": Size.DW}
+_UBPF_SIZES = {"b": Size.B, "h": Size.H, "w": Size.W, "dw": Size.DW}
+_SOURCES = {form.name: form.src.low for form in FORMS if form.kind is Kind.LD_IMM64}
+
+
+def alu_register(o: Operands) -> Insn:
+    is_narrow = o.text("dst")[0] == "w"
+    code, off = _alu_form(o, is_narrow, True)
+    return Insn(code, int(o.text("dst")[1:]), o.narrow("src", is_narrow, "beside the first"), off)
+
+
+def alu_number(o: Operands) -> Insn:
+    dst = o.text("dst")
+    is_narrow = dst[0] == "w"
+    if o.code == LD_IMM64:
+        return wide_number(o)
+    code, off = _alu_form(o, is_narrow, False)
+    if "(" in o.text("imm"):
+        imm, symbol = o.symbol("imm")
+        return Insn(code, int(dst[1:]), 0, off, imm, symbol)
+    return Insn(code, int(dst[1:]), 0, off, o.signed_32("imm", is_narrow))
+
+
+def _alu_form(o: Operands, is_narrow: bool, is_register: bool) -> tuple[int, int]:
+    return _ALU[o.text("op"), 32 if is_narrow else 64, is_register]
+
+
+def negate(o: Operands) -> Insn:
+    is_narrow = o.text("dst")[0] == "w"
+    return Insn(_NEG[32 if is_narrow else 64], _same(o, "src"))
+
+
+def _same(o: Operands, name: str, other: str = "dst") -> int:
+    if o.text(name) != o.text(other):
+        raise o.error(name, f"two registers where one is changed: got {o.text(name)}, expected {o.text(other)}")
+    return o.register(name)
+
+
+def sign_extend(o: Operands) -> Insn:
+    is_narrow = o.text("dst")[0] == "w"
+    kind, bits = o.text("type")[0], int(o.text("type")[1:])
+    code = _MOVSX.get((32 if is_narrow else 64, bits)) if kind == "s" else None
+    if code is None:
+        raise o.error("type", f"no such move: got {o.text('type')}, expected s8, s16{'' if is_narrow else ' or s32'}")
+    return Insn(code, o.register("dst"), o.narrow("src", is_narrow, "beside the first"), bits)
+
+
+def cast(o: Operands) -> Insn:
+    to, from_ = o.number("to", 0, 1), o.number("from", 0, 1)
+    if to == from_:
+        raise o.error("from", f"no cast from an address space to itself: got {from_}, expected {1 - to}")
+    return Insn(_ONLY[Kind.ADDR_SPACE_CAST].code, o.register("dst"), o.register("src"), 1, to << 16 | from_)
+
+
+def swap(o: Operands) -> Insn:
+    name = o.text("op")
+    bits = int(name.lstrip("lebswap"))
+    return Insn(_SWAP[name.rstrip("0123456789"), bits], _same(o, "src"), imm=bits)
+
+
+def load(o: Operands) -> Insn:
+    kind, size = o.text("type")[0], _SIZES[o.text("type")[1:]]
+    if kind == "s":
+        if size is Size.DW:
+            raise o.error("type", "no such load: got s64, expected u64 (nothing is left to extend)")
+        return _access(
+            o, Kind.LDXSX, size, o.narrow("dst", False, "(the sign is extended to 64 bits)"), o.register("src")
+        )
+    return _access(o, Kind.LDX, size, o.at_most("dst", size), o.register("src"))
+
+
+def _access(o: Operands, kind: Kind, size: Size, dst: int, src: int, imm: int = 0) -> Insn:
+    code = _MEMORY[kind, size]
+    if "(" in o.text("off"):
+        off, symbol = o.symbol_offset()
+        return Insn(code, dst, src, off, imm, symbol)
+    return Insn(code, dst, src, o.offset(), imm)
+
+
+def _unsigned_type(o: Operands, *allowed: Size) -> Size:
+    kind, size = o.text("type")[0], _SIZES[o.text("type")[1:]]
+    if kind == "s" or (allowed and size not in allowed):
+        expected = " or ".join(size.ctype for size in allowed or Size)
+        raise o.error("type", f"type of the access: got {o.text('type')}, expected {expected}")
+    return size
+
+
+def store(o: Operands) -> Insn:
+    size = _unsigned_type(o)
+    return _access(o, Kind.STX, size, o.register("base"), o.at_most("src", size))
+
+
+def store_number(o: Operands) -> Insn:
+    size = _unsigned_type(o)
+    return _access(o, Kind.ST, size, o.register("base"), 0, o.signed_32("imm", size is not Size.DW))
+
+
+def load_absolute(o: Operands) -> Insn:
+    size = _packet(o)
+    return Insn(_MEMORY[Kind.LD_ABS, size], imm=o.signed_32("imm", False))
+
+
+def load_indirect(o: Operands) -> Insn:
+    size = _packet(o)
+    return Insn(_MEMORY[Kind.LD_IND, size], src=o.register("src"), imm=o.number("off", -(1 << 31), (1 << 31) - 1))
+
+
+def _packet(o: Operands) -> Size:
+    if o.text("dst") not in ("r0", "w0"):
+        raise o.error("dst", f"packet loads go to r0: got {o.text('dst')}")
+    return _unsigned_type(o, Size.B, Size.H, Size.W)
+
+
+def atomic(o: Operands) -> Insn:
+    size = _unsigned_type(o, Size.W, Size.DW)
+    found = {sign: form for (name, sign, s), form in _ATOMIC.items() if s is size and sign}.get(o.text("op"))
+    if found is None:
+        raise o.error("op", f"no such atomic operation: got {o.text('op')}, expected +=, |=, &= or ^=")
+    return Insn(found[0], o.register("base"), o.at_most("src", size), o.offset(), found[1])
+
+
+def _fetching(o: Operands, operation: str, size: Size, base: str, src: int) -> Insn:
+    code, imm = _ATOMIC[operation, "", size]
+    return Insn(code, o.register(base), src, o.offset(), imm)
+
+
+def atomic_fetch(o: Operands) -> Insn:
+    size = _unsigned_type(o, Size.W, Size.DW)
+    _same(o, "src")
+    prefix, _, operation = o.text("op").partition("_")
+    _check_width(o, "op", prefix, size)
+    return _fetching(o, operation, size, "base", o.at_most("src", size))
+
+
+def _check_width(o: Operands, name: str, prefix: str, size: Size) -> None:
+    # LLVM writes atomic_ for both widths, the kernel atomic64_ for 64 bits.
+    if prefix == "atomic64" and size is not Size.DW:
+        raise o.error(name, f"atomic64 of 32 bits: got {o.text('type')}, expected u64")
+
+
+def atomic_compare(o: Operands) -> Insn:
+    size = _unsigned_type(o, Size.W, Size.DW)
+    _check_width(o, "type", "atomic64" if "atomic64" in o.match.string else "", size)
+    _check_r0(o)
+    return _fetching(o, "cmpxchg", size, "base", o.at_most("src", size))
+
+
+def _check_r0(o: Operands) -> None:
+    for name in ("dst", "r0"):
+        if o.text(name)[1:] != "0":
+            raise o.error(name, f"cmpxchg compares with r0 and returns there: got {o.text(name)}")
+
+
+def exchange_64(o: Operands) -> Insn:
+    return _fetching(o, "xchg", Size.DW, "base", _same(o, "src"))
+
+
+def exchange_32(o: Operands) -> Insn:
+    return _fetching(o, "xchg", Size.W, "base", _same(o, "src"))
+
+
+def compare_64(o: Operands) -> Insn:
+    _check_r0(o)
+    return _fetching(o, "cmpxchg", Size.DW, "base", o.register("src"))
+
+
+def compare_32(o: Operands) -> Insn:
+    _check_r0(o)
+    return _fetching(o, "cmpxchg", Size.W, "base", o.register("src"))
+
+
+def load_acquire(o: Operands) -> Insn:
+    size = _unsigned_type(o)
+    form = _ORDERED[Kind.LOAD_ACQUIRE, size]
+    return Insn(form.code, o.at_most("dst", size), o.register("src"), o.offset(), form.imm.low)
+
+
+def store_release(o: Operands) -> Insn:
+    size = _unsigned_type(o)
+    form = _ORDERED[Kind.STORE_RELEASE, size]
+    return Insn(form.code, o.register("base"), o.at_most("src", size), o.offset(), form.imm.low)
+
+
+_ORDERED: dict[tuple[Kind, Size | None], Form] = {
+    (form.kind, form.size): form for form in FORMS if form.kind in (Kind.LOAD_ACQUIRE, Kind.STORE_RELEASE)
+}
+
+
+def _wide(o: Operands, source: str, imm: int, symbol: Symbol | None = None) -> Insn:
+    return Insn(LD_IMM64, o.register("dst"), _SOURCES[source], 0, imm, symbol)
+
+
+def wide_number(o: Operands) -> Insn:
+    if "(" in o.text("imm"):
+        imm, symbol = o.symbol("imm")
+        return _wide(o, "ld_imm64", imm & (1 << 64) - 1, symbol)
+    return _wide(o, "ld_imm64", o.number("imm", -(1 << 63), (1 << 64) - 1) & (1 << 64) - 1)
+
+
+def _map_number(o: Operands, prefix: str) -> int | None:
+    text = o.text("map")
+    if not text.startswith(prefix):
+        return None
+    try:
+        number = int(text.removeprefix(prefix), 0)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 1 << 32:
+        raise o.error("map", f"map: got {text!r}, expected {prefix}N")
+    return number
+
+
+def wide_map(o: Operands) -> Insn:
+    for prefix, source in (("fd:", "ld_map_fd"), ("idx:", "ld_map_idx")):
+        number = _map_number(o, prefix)
+        if number is not None:
+            return _wide(o, source, number)
+    return _wide(o, "ld_map_fd", 0, MapFd(o.text("map")))
+
+
+def wide_map_value(o: Operands) -> Insn:
+    offset = o.number("off", 0, (1 << 32) - 1)
+    for prefix, source in (("fd:", "ld_map_value"), ("idx:", "ld_map_idx_value")):
+        number = _map_number(o, prefix)
+        if number is not None:
+            return _wide(o, source, offset << 32 | number)
+    return _wide(o, "ld_map_value", offset << 32, MapValue(o.text("map"), offset))
+
+
+def wide_function(o: Operands) -> Insn:
+    slots, name = o.target(32)
+    return _wide(o, "ld_func", slots, FunctionAddress(name) if name else None)
+
+
+def wide_btf(o: Operands) -> Insn:
+    fd = o.number("fd", 0, (1 << 32) - 1) if "fd" in o.match.re.groupindex else 0
+    return _wide(o, "ld_btf_id", fd << 32 | o.number("imm", 0, (1 << 32) - 1))
+
+
+def wide_pseudo(o: Operands) -> Insn:
+    source = o.number("source", 0, max(_SOURCES.values()))
+    form = next(f for f in FORMS if f.kind is Kind.LD_IMM64 and f.src.low == source)
+    imm = o.number("imm", -(1 << 63), (1 << 64) - 1)
+    if source == _SOURCES["ld_func"] and 0 <= imm < 1 << 32:
+        imm -= (imm >> 31) << 32
+    elif source != _SOURCES["ld_func"]:
+        imm &= (1 << 64) - 1
+    if imm not in form.imm:
+        raise o.error("imm", f"number out of range: got {imm}, expected {form.imm.expected}")
+    return Insn(LD_IMM64, o.register("dst"), source, 0, imm)
+
+
+def jump_register(o: Operands) -> Insn:
+    is_narrow = o.text("dst")[0] == "w"
+    code = _JUMP[o.text("cmp"), 32 if is_narrow else 64, True]
+    return _branch(o, code, o.register("dst"), o.narrow("src", is_narrow, "beside the first"))
+
+
+def jump_number(o: Operands) -> Insn:
+    is_narrow = o.text("dst")[0] == "w"
+    code = _JUMP[o.text("cmp"), 32 if is_narrow else 64, False]
+    return _branch(o, code, o.register("dst"), 0, o.signed_32("imm", is_narrow))
+
+
+def _branch(o: Operands, code: int, dst: int, src: int, imm: int = 0) -> Insn:
+    slots, label = o.target()
+    return Insn(code, dst, src, slots, imm, Label(label) if label else None)
+
+
+def goto(o: Operands) -> Insn:
+    return _branch(o, _ONLY[Kind.JA].code, 0, 0)
+
+
+def may_goto(o: Operands) -> Insn:
+    return _branch(o, _ONLY[Kind.MAY_GOTO].code, 0, 0)
+
+
+def goto_long(o: Operands) -> Insn:
+    slots, label = o.target(32)
+    return Insn(_ONLY[Kind.GOTOL].code, imm=slots, symbol=Label(label) if label else None)
+
+
+_CALL = _ONLY[Kind.CALL_HELPER].code
+_LOCAL, _KFUNC = _ONLY[Kind.CALL_SUBPROGRAM].src.low, _ONLY[Kind.CALL_KFUNC].src.low
+
+
+def call_named(o: Operands) -> Insn:
+    name, number = o.text("name"), o.number("imm", -(1 << 31), (1 << 31) - 1)
+    if name in HelperId.__members__:
+        if HelperId[name] != number:
+            raise o.error("imm", f"number of {name}: got {number}, expected {int(HelperId[name])}")
+        return Insn(_CALL, imm=number)
+    if name == "unknown":
+        return Insn(_CALL, imm=number)
+    if o.code is not None:
+        # In a listing, a name that is no helper's is a kernel function's; its id is that kernel's.
+        return Insn(_CALL, src=_KFUNC, symbol=Kfunc(name))
+    raise o.error("name", f"unknown helper {name!r}", f"a kernel function is called with `call {name}#kfunc`")
+
+
+def call(o: Operands) -> Insn:
+    slots, name = o.target(32)
+    if name in HelperId.__members__:
+        return Insn(_CALL, imm=int(HelperId[name]))
+    return Insn(_CALL, src=_LOCAL, imm=slots, symbol=Subprogram(name) if name else None)
+
+
+def call_local(o: Operands) -> Insn:
+    slots, name = o.target(32)
+    return Insn(_CALL, src=_LOCAL, imm=slots, symbol=Subprogram(name) if name else None)
+
+
+def call_number(o: Operands) -> Insn:
+    return Insn(_CALL, imm=o.signed_32("imm", False))
+
+
+def _fd_index(o: Operands) -> int:
+    return o.number("fd", 0, (1 << 15) - 1) if "fd" in o.match.re.groupindex else 0
+
+
+def call_kfunc(o: Operands) -> Insn:
+    return Insn(_CALL, src=_KFUNC, off=_fd_index(o), symbol=Kfunc(o.text("name")))
+
+
+def call_kfunc_number(o: Operands) -> Insn:
+    return Insn(_CALL, src=_KFUNC, off=_fd_index(o), imm=o.signed_32("imm", False))
+
+
+def callx(o: Operands) -> Insn:
+    return Insn(_ONLY[Kind.CALLX].code, o.register("src"))
+
+
+def exit_(o: Operands) -> Insn:
+    return Insn(_ONLY[Kind.EXIT].code)
