@@ -8,7 +8,7 @@ values, and a union of two masks is one operation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from actplane.errors import InternalError
@@ -17,25 +17,32 @@ from actplane.ir.bytecode import Value
 
 Call = bc.CallHelper | bc.CallFunction
 
+_OPERANDS: dict[type[bc.Operation | bc.Terminator], tuple[str, ...]] = {
+    bc.Move: ("a",),
+    bc.Binary: ("a", "b"),
+    bc.ToBigEndian: ("a",),
+    bc.Load: ("base",),
+    bc.Store: ("base", "value"),
+    bc.Atomic: ("base", "value"),
+    bc.AddFieldOffset: ("a",),
+    bc.EnumConstant: (),
+    bc.MapAddress: (),
+    bc.MapValueAddress: (),
+    bc.FrameAddress: (),
+    bc.FunctionReference: (),
+    bc.CallHelper: (),
+    bc.CallFunction: (),
+    bc.Jump: (),
+    bc.Branch: ("a", "b"),
+    bc.Return: ("value",),
+}
+
 
 def reads(operation: bc.Operation | bc.Terminator) -> tuple[Value, ...]:
     """Return the values an operation reads, in the order of its operands."""
-    operands: tuple[bc.Operand, ...]
-    match operation:
-        case bc.Binary() | bc.Branch():
-            operands = (operation.a, operation.b)
-        case bc.Move() | bc.ToBigEndian() | bc.AddFieldOffset():
-            operands = (operation.a,)
-        case bc.Load():
-            operands = (operation.base,)
-        case bc.Store() | bc.Atomic():
-            operands = (operation.base, operation.value)
-        case bc.CallHelper() | bc.CallFunction():
-            operands = operation.arguments
-        case bc.Return():
-            operands = (operation.value,)
-        case _:
-            operands = ()
+    operands = tuple(getattr(operation, name) for name in _OPERANDS[type(operation)])
+    if isinstance(operation, bc.CallHelper | bc.CallFunction):
+        operands = operation.arguments
     return tuple(operand for operand in operands if isinstance(operand, Value))
 
 
@@ -108,6 +115,15 @@ class Step:
     live_after: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Fact:
+    """What an operation does to values, as masks."""
+
+    written: int
+    read: int
+    has_effect: bool
+
+
 class Flow:
     """
     Liveness of a function. Operations without effect whose value nobody needs are left out.
@@ -117,18 +133,21 @@ class Flow:
 
     def __init__(self, function: bc.Function) -> None:
         self.function = function
+        self.values: list[Value] = []
         self.index: dict[Value, int] = {}
-        for value in _all_values(function):
-            self.index.setdefault(value, len(self.index))
-        self.values: Sequence[Value] = list(self.index)
-        self.live_in: dict[str, int] = dict.fromkeys((block.name for block in function.blocks), 0)
+        for value in function.parameters:
+            self._number(value)
+        self._facts = {block.name: [self._fact(each) for each in block.operations] for block in function.blocks}
+        self._ends = {block.name: self._read_mask(block.terminator) for block in function.blocks}
+        self.live_in: dict[str, int] = dict.fromkeys(self._facts, 0)
         is_stable = False
         while not is_stable:
             is_stable = True
             for block in reversed(function.blocks):
                 live = self.live_out(block)
-                for operation in reversed(block.operations):
-                    live = self._before(operation, live)
+                for fact in reversed(self._facts[block.name]):
+                    if fact.has_effect or fact.written & live:
+                        live = live & ~fact.written | fact.read
                 if live != self.live_in[block.name]:
                     self.live_in[block.name] = live
                     is_stable = False
@@ -150,7 +169,7 @@ class Flow:
 
     def live_out(self, block: bc.Block) -> int:
         """Return what is needed at the end of a block, its terminator's operands included."""
-        live = self.mask(reads(block.terminator))
+        live = self._ends[block.name]
         for name in successors(block.terminator):
             live |= self.live_in[name]
         return live
@@ -159,27 +178,28 @@ class Flow:
         """Return the operations of a block that are worth executing, in order."""
         live = self.live_out(block)
         steps: list[Step] = []
-        for operation in reversed(block.operations):
-            if self.is_needed(operation, live):
+        for operation, fact in zip(reversed(block.operations), reversed(self._facts[block.name]), strict=True):
+            if fact.has_effect or fact.written & live:
                 steps.append(Step(operation, live))
-                live = self._before(operation, live)
+                live = live & ~fact.written | fact.read
         steps.reverse()
         return steps
 
-    def is_needed(self, operation: bc.Operation, live_after: int) -> bool:
-        """Whether an operation has an effect, or a result that is read later."""
-        if has_effect(operation):
-            return True
-        dst = written(operation)
-        return dst is not None and bool(live_after >> self.index[dst] & 1)
+    def _number(self, value: Value) -> int:
+        index = self.index.setdefault(value, len(self.values))
+        if index == len(self.values):
+            self.values.append(value)
+        return index
 
-    def _before(self, operation: bc.Operation, live: int) -> int:
-        if not self.is_needed(operation, live):
-            return live
+    def _read_mask(self, operation: bc.Operation | bc.Terminator) -> int:
+        mask = 0
+        for value in reads(operation):
+            mask |= 1 << self._number(value)
+        return mask
+
+    def _fact(self, operation: bc.Operation) -> _Fact:
         dst = written(operation)
-        if dst is not None:
-            live &= ~(1 << self.index[dst])
-        return live | self.mask(reads(operation))
+        return _Fact(0 if dst is None else 1 << self._number(dst), self._read_mask(operation), has_effect(operation))
 
 
 def loop_depths(function: bc.Function) -> dict[str, int]:
@@ -228,14 +248,3 @@ def _back_edges(entry: str, following: dict[str, tuple[str, ...]]) -> list[tuple
             open_blocks.discard(name)
             path.pop()
     return found
-
-
-def _all_values(function: bc.Function) -> Iterator[Value]:
-    yield from function.parameters
-    for block in function.blocks:
-        for operation in block.operations:
-            yield from reads(operation)
-            dst = written(operation)
-            if dst is not None:
-                yield dst
-        yield from reads(block.terminator)

@@ -9,7 +9,6 @@ r0 and r1. The verifier must be able to follow: pointers are only ever moved and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from actplane import asm
 from actplane.asm import R0, R1, R10, FunctionHere, HelperId, Insn, Item, LabelHere, Reg, Size
@@ -131,7 +130,9 @@ class _Selector:
 
     def emit(self, insn: Insn, symbol: asm.Symbol | None = None) -> None:
         """Append an instruction, with a symbol for the loader."""
-        self.items.append(replace(insn, symbol=symbol or insn.symbol, span=self.span))
+        if symbol is not None or self.span is not None:
+            insn = Insn(insn.code, insn.dst, insn.src, insn.off, insn.imm, symbol or insn.symbol, self.span)
+        self.items.append(insn)
 
     # Places
 
