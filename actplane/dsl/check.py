@@ -86,7 +86,7 @@ def _check_clause(clause: ast.Clause) -> Iterator[Diagnostic]:
         yield Diagnostic(
             pattern,
             f"'{operation.value}' without the kind of its target: expected '{expected.value}' before the pattern",
-            f"write {operation.value} {expected.value} {pattern.text}",
+            f"write `{operation.value} {expected.value} {pattern.text}`",
         )
     elif target.kind is not None and target.kind.text != expected.value:
         yield warning(

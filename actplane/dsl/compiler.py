@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from actplane.dsl import ast, check
 from actplane.dsl.endpoints import Resolve, resolve_host
+from actplane.dsl.lint import lint
 from actplane.dsl.lower import Lowering
 from actplane.dsl.parser import parse
 from actplane.dsl.texts import PolicyText
@@ -49,6 +50,7 @@ def compile_sources(
     if errors:
         # Doubts about a text that was not understood whole would only mislead.
         raise PolicyError(errors)
+    diagnostics.extend(lint(policy, trees))
     return Compilation(policy, tuple(trees), tuple(diagnostics))
 
 

@@ -6,7 +6,7 @@ Endpoint patterns to languages over the canonical text of addresses (`actplane.i
     10.0.0.0/8  2001:db8::/32 networks;  [2001:db8::/32] or [2001:db8::]/32 where a port follows
     [::1]                     one IPv6 address
     api.github.com            every address the name has when the policy is compiled
-    unix:GLOB  unix:@GLOB     unix sockets by path, or by abstract name
+    unix:GLOB  unix:@GLOB     unix sockets by path, or by abstract name; unix:* is all of them
     all but unix: with :PORT, :PORT-PORT or :NAME behind
 """
 
@@ -209,7 +209,7 @@ def _unix_path(name: str, root: str, note: globs.Note | None) -> Regex:
     for items in globs.expand(name):
         plain = globs.name_of(items)
         if plain is not None:
-            options.append(globs.items_regex(plain))
+            options.append(globs.plain_regex(plain, is_path=True))
         elif items and items[0] not in (globs.SLASH, globs.DEEP):
-            options.append(globs.items_regex(items))
+            options.append(globs.plain_regex(items, is_path=True))
     return globs.union(options)

@@ -75,6 +75,7 @@ Items = tuple[Item, ...]
 
 SLASH = Char("/")
 DEEP = Span(is_deep=True)
+_DOTS: tuple[Items, Items] = ((Char("."),), (Char("."), Char(".")))
 
 
 def expand(text: str) -> list[Items]:
@@ -199,26 +200,21 @@ def text_regex(text: str) -> Regex:
     return union(_translate(items, slash_is_special=False) for items in expand(text))
 
 
-def name_regex(text: str) -> Regex:
-    """Return the language of a glob over names, which hold no slash. Raises GlobError."""
-    return union(_translate(items, slash_is_special=True) for items in expand(text))
-
-
 def path_regex(text: str, root: str, note: Note | None = None) -> Regex:
     """
     Return the language of a glob over absolute paths.
 
-    Shape:  `**` is every path; a pattern without a slash is the last component of a path anywhere;
+    Shape:  `**` and `*` are every path; a pattern without a slash is the last component of a path anywhere;
             one that starts with `**` may start anywhere; others are joined to `root` unless they
             start with `/`. `/a/**` is everything below `/a`, but not `/a` itself.
     Raises: GlobError, also for `..` behind a wildcard.
     """
-    return union(_anchored(items, root, note) for items in expand(text))
+    return union(_anchored(items, root, len(text), note) for items in expand(text))
 
 
-def items_regex(items: Items) -> Regex:
-    """Return the language of one alternative as it stands, anchored nowhere."""
-    return _translate(items, slash_is_special=True)
+def plain_regex(items: Items, *, is_path: bool) -> Regex:
+    """Return the language of one alternative as it stands; slashes mean something in paths only."""
+    return _translate(items, slash_is_special=is_path)
 
 
 def has_slash(items: Items) -> bool:
@@ -245,20 +241,18 @@ def union(options: Iterable[Regex]) -> Regex:
     return several[0] if len(several) == 1 else Union(several)
 
 
-def _anchored(items: Items, root: str, note: Note | None) -> Regex:
+def _anchored(items: Items, root: str, length: int, note: Note | None) -> Regex:
     if not items:
         return NOTHING
-    if items == (DEEP,):
+    if len(items) == 1 and isinstance(items[0], Span):
         return ANYTHING
     if note is not None:
         _note_traps(items, note)
-    if not has_slash(items):
-        return Concat((ANYTHING, literal(b"/"), _translate(items, slash_is_special=True)))
-    if items[0] == DEEP:
-        return _translate(_without_dots(items), slash_is_special=True)
-    if items[0] != SLASH:
+    if not has_slash(items) and items not in _DOTS:
+        items = (DEEP, SLASH, *items)
+    if items[0] not in (DEEP, SLASH):
         items = tuple(Char(char) for char in root.rstrip("/") + "/") + items
-    return _translate(_without_dots(items), slash_is_special=True)
+    return _translate(_without_dots(items, length), slash_is_special=True)
 
 
 def _note_traps(items: Items, note: Note) -> None:
@@ -268,8 +262,12 @@ def _note_traps(items: Items, note: Note) -> None:
         note("'~' is not expanded: this is a folder named '~'", "write the absolute path, or `**/` and the rest")
 
 
-def _without_dots(items: Items) -> Items:
-    """Resolve `.`, `..` and doubled slashes, as the kernel does before a path has a name."""
+def _without_dots(items: Items, length: int) -> Items:
+    """
+    Resolve `.`, `..` and doubled slashes, as the kernel does before a path has a name.
+
+    Raises: GlobError at the whole pattern, which is `length` long, for `..` behind a wildcard.
+    """
     segments: list[Items] = [()]
     for item in items:
         if item == SLASH:
@@ -279,12 +277,11 @@ def _without_dots(items: Items) -> Items:
     kept: list[Items] = []
     for index, segment in enumerate(segments):
         is_inner = 0 < index < len(segments) - 1
-        if segment == (Char("."),) or (not segment and is_inner):
+        if segment == _DOTS[0] or (not segment and is_inner):
             continue
-        if segment == (Char("."), Char(".")):
+        if segment == _DOTS[1]:
             if not kept or any(not isinstance(item, Char) for item in kept[-1]):
-                text = "".join(item.char if isinstance(item, Char) else "*" for item in items)
-                raise GlobError("'..' behind a wildcard names no folder", 0, len(text), "write the folder itself")
+                raise GlobError("'..' behind a wildcard names no folder", 0, length, "write the folder itself")
             if kept[-1]:
                 kept.pop()
             continue
@@ -317,7 +314,7 @@ def _translate(items: Sequence[Item], *, slash_is_special: bool) -> Regex:
         else:
             parts.append(_one_of(item, avoid))
         index += 1
-    return Concat(tuple(parts))
+    return parts[0] if len(parts) == 1 else Concat(tuple(parts))
 
 
 def _any_but(avoid: int | None) -> Chars:
@@ -374,6 +371,7 @@ def characters(ranges: Iterable[CharRange]) -> Regex:
                 for digits in digit_ranges(chr(low).encode(), chr(high).encode(), 0x80, 0xBF):
                     longer.append(Concat(tuple(_byte_range(*digit) for digit in digits)))
             low = high + 1
+    single &= ANY_MASK
     return union(([Chars(single)] if single else []) + longer)
 
 

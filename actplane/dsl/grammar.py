@@ -17,14 +17,15 @@ from ply import yacc
 from actplane.dsl import ast, vocabulary
 from actplane.dsl.lexer import Token, require_docstrings
 
-tokens = vocabulary.TOKENS
+tokens = ("BEGIN", *vocabulary.TOKENS)
 start = "policy"
 precedence = (("left", "OR"), ("left", "AND"))
 
 
 def p_policy(p: Any) -> None:
-    """policy : declarations END"""
-    p[0] = ast.Policy(tuple(p[1]))
+    """policy : BEGIN declarations END"""
+    # BEGIN and END are there for recovery: PLY drops the first token and the last without asking.
+    p[0] = ast.Policy(tuple(p[2]))
 
 
 def p_nothing(p: Any) -> None:

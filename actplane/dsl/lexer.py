@@ -41,9 +41,9 @@ def require_docstrings() -> None:
 class _Rules:
     """Token rules for PLY. Their docstrings are regular expressions in verbose mode."""
 
-    tokens = ("WORD", "STRING", "UNTERMINATED", *vocabulary.PUNCTUATION)
+    tokens = ("WORD", "STRING", "UNTERMINATED", "COMMENT", *vocabulary.PUNCTUATION)
     t_ignore = " \t\r\n\f\v\ufeff"
-    t_ignore_COMMENT = r"\#.*"
+    t_COMMENT = r"\#.*"
     t_WORD = r"[\w./-]+"
     # A string may span lines; a backslash keeps the quote after it from ending the string.
     t_STRING = r'"(?:[^"\\]|\\[\s\S])*"'
@@ -86,6 +86,8 @@ def tokenize(source: Source) -> tuple[list[Token], list[Diagnostic]]:
         text = found.value
         span = source.span(found.lexpos, found.lexpos + len(text))
         kind = found.type
+        if kind == "COMMENT":
+            continue
         if kind == "UNKNOWN":
             _report_unknown(problems, span)
             continue
@@ -100,6 +102,14 @@ def tokenize(source: Source) -> tuple[list[Token], list[Diagnostic]]:
     end = len(source.text.rstrip())
     tokens.append(Token("END", "", source.span(end)))
     return tokens, problems
+
+
+def comments(source: Source) -> list[Token]:
+    """Return the comments of a text, which `tokenize` leaves out, without blanks at their ends."""
+    lexer = _lexer().clone()
+    lexer.input(source.text)
+    texts = ((found.lexpos, found.value.rstrip()) for found in lexer if found.type == "COMMENT")
+    return [Token("COMMENT", text, source.span(start, start + len(text))) for start, text in texts]
 
 
 def _report_unknown(problems: list[Diagnostic], span: Span) -> None:

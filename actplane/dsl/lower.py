@@ -178,6 +178,9 @@ class Lowering:
         """Return the number of a pattern over objects of a kind; say so where it matches nothing."""
         if not string.raw:
             self.diagnostics.append(warning(string.span, f"an empty pattern matches nothing: {consequence}"))
+        if "\n" in string.raw:
+            message = "the pattern spans lines, and so do the names it matches"
+            self.diagnostics.append(warning(string.span, message, "is the closing quote missing?"))
         lowerings: dict[ObjectKind, Callable[[ast.String], tuple[PatternKind, Regex]]] = {
             ObjectKind.FILE: self.file_pattern,
             ObjectKind.EXEC: self.exec_pattern,
@@ -213,7 +216,7 @@ class Lowering:
         alternatives = globs.expand(string.raw)
         names = [globs.name_of(items) for items in alternatives]
         if all(name is not None or not items for name, items in zip(names, alternatives, strict=True)):
-            regexes = [globs.NOTHING if name is None else globs.items_regex(name) for name in names]
+            regexes = [globs.NOTHING if name is None else globs.plain_regex(name, is_path=False) for name in names]
             return PatternKind.NAME, globs.union(regexes)
         if any(name is not None for name in names):
             raise globs.GlobError(

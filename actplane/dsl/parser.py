@@ -55,7 +55,7 @@ class _Parse:
     """One run of the parser over the tokens of one text."""
 
     def __init__(self, tokens: list[Token]) -> None:
-        self.tokens = tokens
+        self.tokens = [Token("BEGIN", "", tokens[0].span), *tokens]
         self.position = 0
         self.problems: list[Diagnostic] = []
         # PLY keeps the state of a run in the parser object: every run has its own.
@@ -179,7 +179,7 @@ class _Parse:
 
     def is_unquoted(self, token: Token, expected: frozenset[str]) -> bool:
         """Tell a string without its quotes: a word where a string can stand, in the line of what it belongs to."""
-        if token.type != "WORD" or "STRING" not in expected or self.position < 2:
+        if token.type != "WORD" or "STRING" not in expected or self.position < 3:
             return False
         return self.tokens[self.position - 2].span.line == token.span.line
 

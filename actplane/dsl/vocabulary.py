@@ -37,7 +37,7 @@ PUNCTUATION = {"COLON": ":", "EQUALS": "=", "LPAREN": "(", "RPAREN": ")"}
 
 KEYWORDS = {word: group for group, words in GROUPS.items() for word in words}
 
-TOKENS = ("WORD", "STRING", "END", *GROUPS, *PUNCTUATION)
+TOKENS = ("WORD", "STRING", *GROUPS, *PUNCTUATION, "END")
 
 REMOVED = {"label": "source", "reason": "because"}
 """Words of an older language: each has exactly one replacement."""
