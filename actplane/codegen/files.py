@@ -66,12 +66,21 @@ def file_permission(judge: Judge, name: str, denied: int) -> tuple[bc.Function, 
 
 
 def mmap_file(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
-    """Return the program for `mmap_file(file, reqprot, prot, flags)`; `file` is null for memory."""
+    """
+    Return the program for `mmap_file(file, reqprot, prot, flags)`; `file` is null for memory.
+
+    Kernels from 6.2 to 6.12 hold `file` to be never null: they take a comparison with null out and
+    let a load through it crash. Having passed through memory it is a number, and can be compared.
+    """
     f = FunctionBuilder(name, ["context"])
-    file = argument(f, 0, "file")
-    with f.when(file, "==", 0):
-        f.ret(0)
     task, state = current_state(f, 0)
+    scratch = own_scratch(f, task, denied)
+    file = argument(f, 0, "file")
+    f.store(scratch, layout.SCRATCH_KERNEL, file)
+    address = f.load(scratch, layout.SCRATCH_KERNEL, name="address")
+    for pointer in (address, file):
+        with f.when(pointer, "==", 0):
+            f.ret(0)
     mask = f.let(kernel.MAY_READ, "mask")
     protection = argument(f, 2, "protection")
     flags = argument(f, 3, "flags")
