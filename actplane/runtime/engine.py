@@ -8,16 +8,16 @@ policy's program by its slot. An empty slot denies, so every slot is filled befo
 from __future__ import annotations
 
 import struct
-import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
-from actplane.asm.program import MapSpec, Program
+from actplane.asm.program import MapSpec, Object, Program
 from actplane.codegen import layout
-from actplane.codegen.compile import Compiled
+from actplane.codegen.compile import Compiled, Hook
 from actplane.errors import InternalError
-from actplane.loader.btf import Btf
+from actplane.loader.btf import Btf, TypeNotFound
 from actplane.loader.collection import Collection
+from actplane.loader.programs import hook_id
 from actplane.loader.ringbuf import RingBuffer
 
 SLOT = 0
@@ -40,12 +40,34 @@ def mirror(btf: Btf) -> Judge:
     return judge
 
 
+def available_hooks(compiled: Compiled, btf: Btf) -> tuple[Hook, ...]:
+    """Return the hooks of a policy without the optional ones that this kernel lacks."""
+    programs = {program.name: program for program in compiled.object.programs}
+
+    def is_there(hook: Hook) -> bool:
+        try:
+            hook_id(programs[hook.dispatcher], btf)
+        except TypeNotFound:
+            return False
+        return True
+
+    return tuple(hook for hook in compiled.hooks if not hook.is_optional or is_there(hook))
+
+
+def _needed(compiled: Compiled, hooks: tuple[Hook, ...]) -> Object:
+    """Return the object without what only left-out hooks need."""
+    left_out = [hook for hook in compiled.hooks if hook not in hooks]
+    names = {name for hook in left_out for name in (hook.dispatcher, hook.program, hook.prog_array)}
+    maps = tuple(spec for spec in compiled.object.maps if spec.name not in names)
+    return Object(maps, tuple(program for program in compiled.object.programs if program.name not in names))
+
+
 class Engine:
     """Loaded, then attached; closes with its `with` block, links first."""
 
-    def __init__(self, compiled: Compiled, collection: Collection) -> None:
-        self.compiled = compiled
-        self.load_seconds = 0.0
+    def __init__(self, hooks: tuple[Hook, ...], seed: int | None, collection: Collection) -> None:
+        self._hooks = hooks
+        self._seed = seed
         self._collection = collection
         self.reports = RingBuffer(collection.maps["events"])
 
@@ -57,18 +79,17 @@ class Engine:
         Raises: VerifyError if the mirror refuses a program, RejectedByKernel if the kernel does, KernelError.
         Since:  5.11 (task storage).
         """
-        started = time.perf_counter()
-        collection = Collection.load(compiled.object, btf, judge=judge)
+        hooks = available_hooks(compiled, btf)
+        collection = Collection.load(_needed(compiled, hooks), btf, judge=judge)
         try:
-            for hook in compiled.hooks:
+            for hook in hooks:
                 if hook.prog_array is not None and hook.program is not None:
                     target = collection.programs[hook.program]
                     collection.maps[hook.prog_array].update(_U32.pack(SLOT), _U32.pack(target.fd))
-            engine = cls(compiled, collection)
+            engine = cls(hooks, compiled.policy.seed, collection)
         except BaseException:
             collection.close()
             raise
-        engine.load_seconds = time.perf_counter() - started
         return engine
 
     def attach(self, cgroup_fd: int) -> None:
@@ -78,7 +99,7 @@ class Engine:
         From here on the kernel asks them. Whoever is not marked is not judged.
         Raises: KernelError.
         """
-        for hook in self.compiled.hooks:
+        for hook in self._hooks:
             self._collection.attach(hook.dispatcher, cgroup_fd if hook.kind == "cgroup" else None)
 
     def mark(self, pidfd: int) -> None:
@@ -87,10 +108,9 @@ class Engine:
 
         Raises: InternalError if the policy has no label for it, KernelError.
         """
-        seed = self.compiled.policy.seed
-        if seed is None:
+        if self._seed is None:
             raise InternalError("a session needs a policy that names COMMAND or AGENT")
-        state = layout.pack_state(SLOT, frozenset({seed}))
+        state = layout.pack_state(SLOT, frozenset({self._seed}))
         self._collection.maps["tasks"].update(_PIDFD.pack(pidfd), state)
 
     def dropped_events(self) -> int:

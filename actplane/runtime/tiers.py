@@ -6,13 +6,12 @@ The list of security modules and the release say what a kernel might do; `loader
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from actplane.codegen.tier import Tier, Weakening
 from actplane.errors import ActplaneError, PolicyError, UnsupportedFeature
 from actplane.ir.policy import Effect, Operation, Policy
-from actplane.loader.features import Answer, Feature, Features, Finding
+from actplane.loader.features import LSM_LIST, Answer, Feature, Features, Finding
 from actplane.source import Diagnostic, Severity
 
 BEST_FIRST = (Tier.LSM, Tier.FMOD_RET, Tier.TRACE)
@@ -26,10 +25,25 @@ _NEEDED_BY = {
 _NEEDED_ALWAYS = {Feature.TASK_STORAGE: "5.11", Feature.RINGBUF: "5.8"}
 
 _HOW_TO_GET = {
-    Tier.LSM: "boot with `bpf` in the list of security modules (lsm=...,bpf on the kernel's command line)",
-    Tier.FMOD_RET: "it needs a kernel with BPF trampolines and CONFIG_FUNCTION_ERROR_INJECTION",
+    Tier.LSM: "it needs a kernel that allows BPF trampolines, and CONFIG_BPF_LSM",
+    Tier.FMOD_RET: "it needs a kernel that allows BPF trampolines, and CONFIG_FUNCTION_ERROR_INJECTION",
     Tier.TRACE: "it needs Linux 5.11 or newer with CONFIG_DEBUG_INFO_BTF",
 }
+
+
+def how_to_get(tier: Tier) -> str:
+    """Return what would have to change for this kernel to offer a tier."""
+    if tier is Tier.LSM and "bpf" not in security_modules():
+        return "boot with `bpf` in the list of security modules (lsm=...,bpf on the kernel's command line)"
+    return _HOW_TO_GET[tier]
+
+
+def security_modules() -> list[str]:
+    """Return the kernel's list of active security modules; empty if it cannot be read."""
+    try:
+        return LSM_LIST.read_text(encoding="ascii").strip().split(",")
+    except OSError:
+        return []
 
 
 class TierNotOffered(ActplaneError):
@@ -37,7 +51,7 @@ class TierNotOffered(ActplaneError):
 
     def __init__(self, tier: Tier, finding: Finding) -> None:
         super().__init__(
-            f"tier {tier.value}: this kernel does not offer it: {finding.reason}\n    hint: {_HOW_TO_GET[tier]}"
+            f"tier {tier.value}: this kernel does not offer it: {finding.reason}\n    hint: {how_to_get(tier)}"
         )
         self.tier = tier
         self.finding = finding
@@ -105,40 +119,51 @@ def diagnose(tier: Tier, weakenings: Iterable[Weakening], severity: Severity) ->
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """What an effect on an operation amounts to on a tier."""
-
-    effect: Effect
-    operation: Operation
-    words: str
-
-
-_BEFORE: Mapping[Tier, Mapping[Effect, str]] = {
-    Tier.LSM: {Effect.BLOCK: "denied before it happens", Effect.KILL: "killed before it happens"},
-    Tier.FMOD_RET: {Effect.BLOCK: "denied before it happens", Effect.KILL: "killed before it happens"},
-}
+_NOT_AVAILABLE = "not available"
 
 _TRACE = {
     (Effect.KILL, Operation.EXEC): "killed before the new program's first instruction",
-    (Effect.BLOCK, Operation.CONNECT): "denied before it happens",
+    (Effect.BLOCK, Operation.EXEC): "killed instead, before the new program's first instruction",
+    (Effect.NOTIFY, Operation.EXEC): "reported",
     (Effect.KILL, Operation.CONNECT): "killed before it happens",
+    (Effect.BLOCK, Operation.CONNECT): "denied before it happens",
+    (Effect.NOTIFY, Operation.CONNECT): "reported",
+}
+
+_WITH_HOOKS = {
+    Effect.KILL: "killed before it happens",
+    Effect.BLOCK: "denied before it happens",
+    Effect.NOTIFY: "reported",
 }
 
 
-def in_force(policy: Policy, tier: Tier) -> list[InForce]:
-    """Return what each effect of a policy means on a tier, each pair of effect and operation once."""
-    pairs = sorted({(c.effect.rank, c.operation.value): (c.effect, c.operation) for c in policy.clauses}.items())
-    found = []
-    for _, (effect, operation) in reversed(pairs):
-        if effect is Effect.NOTIFY:
-            words = "reported"
-        elif tier is Tier.TRACE:
-            words = _TRACE.get((effect, operation), "not available")
-        else:
-            words = _BEFORE[tier][effect]
-        found.append(InForce(effect, operation, words))
-    return found
+def in_force(effect: Effect, operation: Operation, tier: Tier) -> str:
+    """
+    Return what an effect on an operation amounts to on a tier, in words.
+
+    >>> in_force(Effect.BLOCK, Operation.WRITE, Tier.TRACE)
+    'not available'
+    """
+    if tier is Tier.TRACE:
+        return _TRACE.get((effect, operation), _NOT_AVAILABLE)
+    return _WITH_HOOKS[effect]
+
+
+def summary(pairs: Iterable[tuple[Effect, Operation]], tier: Tier) -> list[str]:
+    """
+    Return what effects mean on a tier, one phrase for all operations of an effect that mean the same.
+
+    >>> every = [(Effect.BLOCK, operation) for operation in Operation]
+    >>> summary(every, Tier.LSM)
+    ['block exec, open, read, write, unlink, connect, recv: denied before it happens']
+    """
+    wanted = set(pairs)
+    grouped: dict[tuple[Effect, str], list[str]] = {}
+    for effect in reversed(Effect):
+        for operation in Operation:
+            if (effect, operation) in wanted:
+                grouped.setdefault((effect, in_force(effect, operation, tier)), []).append(operation.value)
+    return [f"{effect.value} {', '.join(names)}: {words}" for (effect, words), names in grouped.items()]
 
 
 def start_line(policy: Policy, tier: Tier, weakened: int) -> str:
@@ -147,11 +172,8 @@ def start_line(policy: Policy, tier: Tier, weakened: int) -> str:
 
     `policy` is the one in force; `weakened` counts the clauses that are in force in a weaker form or not at all.
     """
-    by_words: dict[tuple[str, str], list[str]] = {}
-    for item in in_force(policy, tier):
-        by_words.setdefault((item.effect.value, item.words), []).append(item.operation.value)
-    parts = [f"{effect} {', '.join(operations)}: {words}" for (effect, words), operations in by_words.items()]
-    line = f"actplane: tier {tier.value}; " + ("; ".join(parts) or "no clause is in force")
+    phrases = summary(((clause.effect, clause.operation) for clause in policy.clauses), tier)
+    line = f"actplane: tier {tier.value}; " + ("; ".join(phrases) or "no clause is in force")
     if weakened:
         line += f"; weaker than written: {weakened} clause{'s' if weakened > 1 else ''} (see `actplane check`)"
     return line

@@ -1,0 +1,7 @@
+"""`python -m actplane`."""
+
+import sys
+
+from actplane.cli import main
+
+sys.exit(main())
