@@ -203,7 +203,7 @@ class FakeProducer:
         total = (8 + length + 7) // 8 * 8
         consumer = self._position(0)
         producer = self._position(mmap.PAGESIZE)
-        if producer + total - consumer > self._size:
+        if producer + total - consumer >= self._size:
             return None
         self._header(producer, length | BPF_RINGBUF_BUSY_BIT)
         struct.pack_into("<Q", self._memory, mmap.PAGESIZE, producer + total)
