@@ -25,7 +25,7 @@ from pathlib import Path
 import pytest
 
 from actplane import dsl
-from actplane.dsl import explain, formatter, parser, printer
+from actplane.dsl import explain, formatter, lint, parser, printer
 from actplane.dsl.lexer import tokenize
 from actplane.errors import PolicyError
 from actplane.ir.printer import print_policy
@@ -74,6 +74,11 @@ def compilation(case: Case) -> dsl.Compilation:
     return dsl.compile_sources([case.source], root="/work", resolve=resolve)
 
 
+def warnings(case: Case) -> str:
+    found = compilation(case)
+    return render_all([*found.warnings, *lint.lint(found.policy, found.trees)])
+
+
 def errors(case: Case) -> str:
     with pytest.raises(PolicyError) as caught:
         compilation(case)
@@ -86,7 +91,7 @@ STAGES = {
     "fmt": lambda case: formatter.format_policy(case.source),
     "errors": errors,
     "ir": lambda case: print_policy(compilation(case).policy),
-    "warnings": lambda case: render_all(compilation(case).warnings),
+    "warnings": warnings,
     "explain": lambda case: "\n".join(item.text for item in explain.explain(compilation(case).policy)),
 }
 

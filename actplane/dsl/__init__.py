@@ -5,7 +5,7 @@ The policy language: text to tokens, tree and policy IR.
 """
 
 from actplane.dsl.compiler import Compilation, compile_policy, compile_sources, compile_text, require_seed
-from actplane.dsl.endpoints import Resolve, resolve_host
+from actplane.dsl.hosts import Resolve, resolve_host
 from actplane.dsl.texts import PolicyText, find_policy_file, inline_policy
 
 __all__ = [

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from actplane.dsl import ast, check
-from actplane.dsl.endpoints import Resolve, resolve_host
-from actplane.dsl.lint import lint
+from actplane.dsl.hosts import Resolve, resolve_host
 from actplane.dsl.lower import Lowering
 from actplane.dsl.parser import parse
 from actplane.dsl.texts import PolicyText
@@ -19,7 +18,11 @@ from actplane.source import Diagnostic, Severity, Source
 
 @dataclass(frozen=True, slots=True)
 class Compilation:
-    """A policy that compiled: its IR, the tree of each text, and what is doubtful about it."""
+    """
+    A policy that compiled: its IR, the tree of each text, and what is doubtful about it.
+
+    `lint.lint` finds more that is doubtful; it is left to those who ask.
+    """
 
     policy: Policy
     trees: tuple[ast.Policy, ...]
@@ -50,7 +53,6 @@ def compile_sources(
     if errors:
         # Doubts about a text that was not understood whole would only mislead.
         raise PolicyError(errors)
-    diagnostics.extend(lint(policy, trees))
     return Compilation(policy, tuple(trees), tuple(diagnostics))
 
 

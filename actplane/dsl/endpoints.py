@@ -15,16 +15,13 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from actplane.dsl import globs
 from actplane.dsl.globs import GlobError
+from actplane.dsl.hosts import Resolve
 from actplane.ir import endpoint
 from actplane.ir.regex import Regex
-
-Resolve = Callable[[str], Iterable[str]]
-"""Takes a host name, returns its numeric addresses; raises OSError if it has none."""
 
 PORTS = {
     "ftp": 21,
@@ -48,16 +45,6 @@ PORTS = {
 
 _HOST_NAME = re.compile(r"(?=.{1,253}\.?$)([\w]([\w-]{0,61}[\w])?)(\.[\w]([\w-]{0,61}[\w])?)*\.?$", re.ASCII)
 _OCTETS = re.compile(r"\d+(\.\d+){0,3}\.?$", re.ASCII)
-
-
-def resolve_host(name: str) -> list[str]:
-    """
-    Ask this machine for the addresses of a host.
-
-    Raises: OSError if there are none.
-    """
-    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    return sorted({str(entry[4][0]).partition("%")[0] for entry in found})
 
 
 def endpoint_regex(text: str, root: str, resolve: Resolve | None, note: globs.Note | None = None) -> Regex:

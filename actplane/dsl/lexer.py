@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-import unicodedata
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -119,6 +118,8 @@ def _report_unknown(problems: list[Diagnostic], span: Span) -> None:
         if last.message.startswith("unexpected character") and last.span is not None:
             problems[-1] = replace(last, span=last.span.to(span))
             return
+    import unicodedata  # Only mistakes need it.
+
     char = span.text
     name = "" if char.isascii() else f" ({unicodedata.name(char, 'unnamed')}, U+{ord(char):04X})"
     shown = char if char.isprintable() else repr(char)[1:-1]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-from actplane.dsl import ast, check, endpoints, expressions, globs
+from actplane.dsl import ast, check, expressions, globs
 from actplane.dsl.check import warning
+from actplane.dsl.hosts import Resolve
 from actplane.ir import policy as ir
 from actplane.ir.policy import ObjectKind, Operation, PatternKind
 from actplane.ir.regex import Regex
@@ -42,7 +43,7 @@ class Lowering:
     gather in `diagnostics`; the policy `lower` returns is whole only if none of them is an error.
     """
 
-    def __init__(self, root: str, resolve: endpoints.Resolve | None) -> None:
+    def __init__(self, root: str, resolve: Resolve | None) -> None:
         self.root = root
         self.resolve = resolve
         self.diagnostics: list[Diagnostic] = []
@@ -228,6 +229,8 @@ class Lowering:
         return PatternKind.PATH, globs.path_regex(string.raw, self.root, self.note(string))
 
     def endpoint_pattern(self, string: ast.String) -> tuple[PatternKind, Regex]:
+        from actplane.dsl import endpoints  # Sockets and addresses take time to import; few policies need them.
+
         regex = endpoints.endpoint_regex(string.raw, self.root, self.resolve, self.note(string))
         return PatternKind.ENDPOINT, regex
 

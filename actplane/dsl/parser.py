@@ -9,7 +9,6 @@ clause or a declaration. Only the first mistake of what it skips is reported.
 from __future__ import annotations
 
 import copy
-import difflib
 from typing import Any
 
 from actplane.dsl import ast, grammar, vocabulary
@@ -233,6 +232,8 @@ def _meant(token: Token, expected: frozenset[str]) -> str | None:
             return proposal
     if token.type != "WORD":
         return None
+    import difflib  # Only mistakes need it.
+
     # Swapped letters make a short word unlike itself by difflib's measure.
     swapped = [each for each in candidates if sorted(each) == sorted(word)]
     close = swapped or difflib.get_close_matches(word, candidates, n=1, cutoff=_STRONG_LIKENESS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,9 +40,9 @@ def _outline(value: Any, name: str, depth: int, lines: list[str]) -> None:
         lines.append(f"{head}{value.text}{_place(value)}")
     elif isinstance(value, ast.String):
         lines.append(f'{head}"{value.raw}"{_place(value)}')
-    elif dataclasses.is_dataclass(value):
+    elif isinstance(value, ast.Node):
         lines.append(f"{head}{type(value).__name__}{_place(value)}")
-        for field, content in _fields(value):
+        for field, content in value.fields().items():
             _outline(content, field, depth + 1, lines)
     elif value is not None:
         lines.append(f"{head}{value}")
@@ -54,18 +53,14 @@ def _place(node: Any) -> str:
     return f" @{span.line}:{span.column}" if isinstance(span, Span) else ""
 
 
-def _fields(node: Any) -> list[tuple[str, Any]]:
-    return [(field.name, getattr(node, field.name)) for field in dataclasses.fields(node) if field.name != "span"]
-
-
 def tree_to_json(node: Any) -> Any:
     """Return a tree as plain data; every node names its type and its place."""
     if isinstance(node, tuple):
         return [tree_to_json(item) for item in node]
-    if not dataclasses.is_dataclass(node):
+    if not isinstance(node, ast.Node):
         return node
     found: dict[str, Any] = {"node": type(node).__name__}
     span = getattr(node, "span", None)
     if isinstance(span, Span):
         found |= {"line": span.line, "column": span.column}
-    return found | {name: tree_to_json(value) for name, value in _fields(node)}
+    return found | {name: tree_to_json(value) for name, value in node.fields().items()}
