@@ -417,11 +417,11 @@ class _Selector:
     # Ends of blocks
 
     def _terminator(self, terminator: bc.Terminator, following: str | None) -> None:
+        self.span = terminator.span if isinstance(terminator, bc.Branch) else None
         match terminator:
             case bc.Jump(block):
                 self._go(block, following)
             case bc.Branch():
-                self.span = terminator.span
                 self._branch(terminator, following)
             case bc.Return(value):
                 self.put(R0, value)

@@ -1,15 +1,21 @@
 """Instruction selection: random functions give what the IR means, and the awkward cases one by one."""
 
 import random
+import time
 
 import pytest
 
 from actplane import asm
-from actplane.asm import MapSpec
+from actplane.asm import R0, R1, R2, R3, R4, HelperId, Insn, MapSpec, MapType, Reg
 from actplane.asm.machine import Machine
+from actplane.codegen.branches import REACH_SLOTS, bridge_far_jumps
+from actplane.codegen.flow import Flow, loop_depths, thread_jumps
+from actplane.codegen.registers import FrameTooLarge, Recomputed, StackPlace, allocate
 from actplane.codegen.select import select
+from actplane.errors import InternalError
 from actplane.ir import bytecode as bc
 from actplane.ir.build import FunctionBuilder
+from actplane.source import Source
 
 MASK = (1 << 64) - 1
 
@@ -245,3 +251,331 @@ def test_random_programs(variables: int, size: int, block: int) -> None:
         argument = seed * 0x9E3779B97F4A7C15 & MASK
         expected = Evaluator(functions).call("main", [argument])
         assert run(functions, argument) == expected, seed
+
+
+# Registers and the stack.
+
+
+def places(function: bc.Function) -> dict[str, object]:
+    return {value.name: place for value, place in allocate(Flow(thread_jumps(function))).places.items()}
+
+
+def test_values_needed_across_a_call_are_in_registers_that_calls_keep() -> None:
+    f = FunctionBuilder("main", ["context"])
+    kept = [f.load(f.parameters[0], 4 * i, 4, f"kept{i}") for i in range(3)]
+    f.emit(bc.CallHelper(None, "bpf_ktime_get_ns", ()))
+    total = f.op(kept[0], "+", kept[1], "total")
+    f.update(total, "+", kept[2])
+    f.ret(total)
+    found = places(f.finish())
+    assert {found[f"kept{i}"] for i in range(3)} <= {Reg.R6, Reg.R7, Reg.R8, Reg.R9}
+    assert found["context"] in (R2, R3, R4, Reg.R5, Reg.R6, Reg.R7, Reg.R8, Reg.R9)
+
+
+def many_values(count: int, *, with_call: bool) -> bc.Function:
+    """A function that needs `count` values at once."""
+    f = FunctionBuilder("main", ["context"])
+    values = [f.op(f.parameters[0], "^", 3 * i + 1, f"v{i}") for i in range(count)]
+    if with_call:
+        f.emit(bc.CallFunction(None, "other", ()))
+    total = f.let(0, "total")
+    for value in values:
+        f.update(total, "*", 3)
+        f.update(total, "-", value)
+    f.ret(total)
+    return f.finish()
+
+
+def other() -> bc.Function:
+    f = FunctionBuilder("other")
+    f.ret(0)
+    return f.finish()
+
+
+@pytest.mark.parametrize("with_call", [False, True])
+@pytest.mark.parametrize("count", [2, 6, 8, 9, 20, 60])
+def test_more_values_than_registers_go_to_the_stack(count: int, with_call: bool) -> None:
+    function = many_values(count, with_call=with_call)
+    functions = [function, other()] if with_call else [function]
+    assert run(functions, 12345) == Evaluator(functions).call("main", [12345])
+    on_stack = [place for place in places(function).values() if isinstance(place, StackPlace)]
+    assert len(set(on_stack)) == len(on_stack)
+    # Without the call, one of the eight registers holds the total.
+    assert len(on_stack) == max(0, count - (4 if with_call else 7))
+
+
+def test_a_frame_over_512_bytes_is_refused() -> None:
+    with pytest.raises(FrameTooLarge, match="function main: stack frame: got 0 bytes of slots and 568 of spilled"):
+        select([many_values(75, with_call=True), other()])
+    f = FunctionBuilder("large")
+    f.store(f.frame_address(f.slot("buffer", 513)), 0, 1)
+    f.ret(0)
+    with pytest.raises(FrameTooLarge, match="function large: stack frame: got 520 bytes of slots and 0 of spilled"):
+        select([f.finish()])
+
+
+def test_values_on_the_stack_share_room_when_they_never_meet() -> None:
+    f = FunctionBuilder("main", ["context"])
+    for part in range(4):
+        values = [f.op(f.parameters[0], "^", i + part, f"v{part}.{i}") for i in range(20)]
+        total = f.let(0, f"total{part}")
+        for value in values:
+            f.update(total, "-", value)
+        f.store(f.frame_address(f.slot(f"out{part}", 8)), 0, total)
+    f.ret(0)
+    assert allocate(Flow(f.finish())).frame_bytes <= 4 * 8 + 16 * 8
+
+
+def test_slots_that_look_alike_are_not_one() -> None:
+    f = FunctionBuilder("main")
+    one, two = f.slot("same", 8), f.slot("same", 8)
+    assert one == two
+    f.store(f.frame_address(one), 0, 1)
+    f.store(f.frame_address(two), 0, 2)
+    f.ret(f.load(f.frame_address(one)))
+    assert run([f.finish()]) == 1
+
+
+def test_constants_and_addresses_take_no_register() -> None:
+    f = FunctionBuilder("main")
+    f.slot("slot", 8)
+    slot = f.slot("other", 8)
+    address, number = f.frame_address(slot), f.let(7, "number")
+    f.store(address, 0, number, 4)
+    f.ret(0)
+    found = places(f.finish())
+    assert isinstance(found["other"], Recomputed)
+    assert isinstance(found["number"], Recomputed)
+
+
+def test_reading_what_was_never_written_is_a_bug() -> None:
+    f = FunctionBuilder("main", ["context"])
+    late = f.value("late")
+    with f.when(f.parameters[0], "==", 0):
+        f.assign(late, 1)
+    f.ret(late)
+    with pytest.raises(InternalError, match="may be read before they are written"):
+        select([f.finish()])
+
+
+@pytest.mark.parametrize("order", [(1, 0, 2, 3, 4), (1, 2, 0, 4, 3), (4, 3, 2, 1, 0), (0, 0, 1, 1, 2), (1, 2, 3, 4, 0)])
+def test_arguments_change_places_at_once(order: tuple[int, ...]) -> None:
+    """Parameters passed on in another order: every cycle of moves there is."""
+    inner = FunctionBuilder("inner", ["a", "b", "c", "d", "e"])
+    total = inner.let(0)
+    for parameter in inner.parameters:
+        inner.update(total, "*", 11)
+        inner.update(total, "+", parameter)
+    inner.ret(total)
+    middle = FunctionBuilder("middle", ["a", "b", "c", "d", "e"])
+    middle.ret(middle.call("inner", *(middle.parameters[i] for i in order)))
+    main = FunctionBuilder("main")
+    main.ret(main.call("middle", 1, 2, 3, 4, 5))
+    functions = [main.finish(), middle.finish(), inner.finish()]
+    assert run(functions) == Evaluator(functions).call("main", [])
+
+
+# Which instructions.
+
+
+def body(f: FunctionBuilder) -> list[Insn]:
+    return list(select([f.finish()])[0])
+
+
+def stripped(insns: list[Insn]) -> list[Insn]:
+    return [Insn(i.code, i.dst, i.src, i.off, i.imm, i.symbol) for i in insns]
+
+
+def test_constants_are_as_short_as_they_can_be() -> None:
+    for number, insn in [
+        (-1, asm.mov64(R0, -1)),
+        (MASK, asm.mov64(R0, -1)),
+        (0x7FFFFFFF, asm.mov64(R0, 0x7FFFFFFF)),
+        (0x80000000, asm.mov32(R0, -0x80000000)),
+        (1 << 32, asm.ld_imm64(R0, 1 << 32)),
+        (-(1 << 31) - 1, asm.ld_imm64(R0, -(1 << 31) - 1)),
+    ]:
+        f = FunctionBuilder("main")
+        f.ret(number)
+        assert body(f) == [insn, asm.exit_()]
+
+
+def test_a_mask_of_32_bits_is_a_move() -> None:
+    f = FunctionBuilder("main", ["context"])
+    f.ret(f.op(f.load(f.parameters[0], 0, 8, "x"), "&", 0xFFFFFFFF))
+    assert [insn.code for insn in body(f)[-3:]] == [asm.mov32(R2, R2).code, asm.mov64(R0, R2).code, asm.exit_().code]
+
+
+def test_comparisons_of_32_bits_and_falling_through() -> None:
+    f = FunctionBuilder("main", ["context"])
+    x = f.load(f.parameters[0], 0, 4, "x")
+    with f.when(x, "s<", -1, width=32):
+        f.ret(1)
+    f.ret(0)
+    insns = body(f)
+    assert [insn.code for insn in insns[-5:]] == [
+        asm.jmp("jsge", R2, -1, 0, 32).code,
+        asm.mov64(R0, 1).code,
+        asm.exit_().code,
+        asm.mov64(R0, 0).code,
+        asm.exit_().code,
+    ]
+    assert insns[-5].off == 2
+
+
+def test_a_jump_if_bits_are_shared_cannot_be_turned_round() -> None:
+    f = FunctionBuilder("main", ["context"])
+    with f.when(f.load(f.parameters[0], 0, 4, "x"), "&", 6):
+        f.ret(1)
+    f.ret(0)
+    codes = [insn.code for insn in body(f)]
+    assert codes[-6:-4] == [asm.jmp("jset", R2, 6, 0).code, asm.ja(0).code]
+
+
+def test_operations_without_use_are_left_out() -> None:
+    f = FunctionBuilder("main", ["context"])
+    f.op(f.load(f.parameters[0]), "+", 1)
+    f.emit(bc.CallHelper(f.value("unused"), "bpf_ktime_get_ns", ()))
+    f.ret(0)
+    assert body(f) == [asm.call(HelperId.bpf_ktime_get_ns), asm.mov64(R0, 0), asm.exit_()]
+
+
+def test_jumps_to_jumps_and_unreachable_blocks_vanish() -> None:
+    f = FunctionBuilder("main", ["context"])
+    with f.when(f.parameters[0], "==", 0), f.when(f.parameters[0], "==", 1), f.when(f.parameters[0], "==", 2):
+        f.emit(bc.CallHelper(None, "bpf_ktime_get_ns", ()))
+    f.ret(0)
+    codes = [insn.code for insn in body(f)]
+    assert asm.ja(0).code not in codes
+    assert len([code for code in codes if code == asm.jmp("jne", R1, 0, 0).code]) == 3
+
+
+def test_no_register_is_moved_to_itself() -> None:
+    for seed in range(20):
+        for insn in select(random_program(seed, 8, 20))[0]:
+            assert not (insn.code == asm.mov64(R1, R2).code and insn.dst == insn.src)
+
+
+def test_symbols_for_the_loader() -> None:
+    field = bc.KernelField("task_struct", "cred.uid", (("task_struct", "real_cred.uid"),))
+    f = FunctionBuilder("main", ["context"])
+    x = f.load(f.parameters[0], 8, 4, "x", field)
+    y = f.field_address(f.load(f.parameters[0], 0, 8, "p"), field)
+    f.update(x, "+", f.enum_constant("bpf_hit", "HIT"))
+    f.update(x, "+", f.load(f.map_value("values", 24)))
+    f.emit(bc.CallHelper(None, "bpf_map_delete_elem", (f.map_address("hits"), y)))
+    f.emit(bc.CallHelper(None, "bpf_loop", (1, f.function("step"), 0, 0)))
+    f.ret(x)
+    step = FunctionBuilder("step", ["index", "context"])
+    step.ret(0)
+    insns, functions = select([f.finish(), step.finish()])
+    symbols = [insn.symbol for insn in insns if insn.symbol is not None]
+    expected = asm.Field("task_struct", "cred.uid", (("task_struct", "real_cred.uid"),))
+    assert symbols == [
+        expected,
+        expected,
+        asm.EnumValue("bpf_hit", "HIT"),
+        asm.MapValue("values", 24),
+        asm.MapFd("hits"),
+    ]
+    (start,) = functions
+    (reference,) = [at for at, insn in enumerate(insns) if insn.code == 0x18 and insn.src == 4]
+    assert insns[reference].imm == sum(insn.slots for insn in insns[reference:start]) - 1
+    (value,) = [insn for insn in insns if isinstance(insn.symbol, asm.MapValue)]
+    assert value.imm == 24 << 32
+
+
+def test_spans_reach_the_instructions() -> None:
+    source = Source("demo", "one two")
+    f = FunctionBuilder("main", ["context"])
+    with f.at(source.span(4, 7)):
+        x = f.load(f.parameters[0], 0, 4)
+        f.update(x, "*", 1 << 40)
+    f.ret(x)
+    spans = [insn.span.text if insn.span else None for insn in body(f)]
+    assert spans == [None, "two", "two", "two", None, None]
+
+
+@pytest.mark.parametrize("operation", [("<<", 64, 64), (">>", 32, 32), ("/", 0, 64), ("%", 1 << 32, 32)])
+def test_immediates_that_the_kernel_refuses_are_bugs(operation: tuple[str, int, int]) -> None:
+    operator, number, width = operation
+    f = FunctionBuilder("main", ["context"])
+    f.ret(f.op(f.load(f.parameters[0]), operator, number, width=width))
+    with pytest.raises(InternalError, match="immediate out of range"):
+        select([f.finish()])
+
+
+def test_far_offsets_are_added_first() -> None:
+    f = FunctionBuilder("main")
+    base = f.map_value("values")
+    f.store(base, 40_000, 77)
+    f.ret(f.load(base, 40_000))
+    assert run([f.finish()], maps=(MapSpec("values", MapType.BPF_MAP_TYPE_ARRAY, 4, 1 << 16, 1),)) == 77
+
+
+# Long ways.
+
+
+def long_function(*, blocks: int, size: int) -> bc.Function:
+    """
+    Many blocks, each of which can leave to the very end or go back to the very start: on odd rounds
+    the blocks do nothing, so that only the jumps count.
+    """
+    f = FunctionBuilder("main", ["context"])
+    total, rounds = f.let(f.parameters[0], "total"), f.let(0, "rounds")
+    head, end = f.new_block("head"), f.new_block("end")
+    f.start(head)
+    f.update(rounds, "+", 1)
+    skip, work = f.new_block("skip"), f.new_block("work")
+    f.branch(rounds, ">", 3, end, work)
+    f.start(work)
+    for number in range(blocks):
+        following = f.new_block("following")
+        for step in range(size):
+            f.update(total, "+" if step % 2 else "^", number + step)
+        f.branch(total, "==", number, end, following)
+        f.start(following)
+    f.branch(total, "&", 1, head, skip)
+    f.start(skip)
+    f.update(total, "*", 3)
+    f.jump(head)
+    f.start(end)
+    f.update(total, "+", 1)
+    f.ret(total)
+    return f.finish()
+
+
+def test_jumps_over_more_than_16_bits() -> None:
+    function = long_function(blocks=60, size=1000)
+    started = time.perf_counter()
+    insns, _ = select([function])
+    assert time.perf_counter() - started < 60  # About 2 s on an idle machine.
+    assert len(insns) > 60_000
+    assert all(abs(insn.off) < 1 << 15 for insn in insns)
+    assert asm.gotol(0).code not in {insn.code for insn in insns}
+    loaded = Machine().load(insns)
+    execution = loaded.start(5)
+    execution.run()
+    assert execution.outcome().value & MASK == Evaluator([function]).call("main", [5])
+
+
+def test_near_jumps_are_left_alone() -> None:
+    items = [asm.jmp("jeq", R1, 0, "end"), *[asm.mov64(R0, 0)] * (REACH_SLOTS - 1), asm.LabelHere("end"), asm.exit_()]
+    assert bridge_far_jumps(items) == items
+
+
+def test_loop_depths() -> None:
+    f = FunctionBuilder("main", ["context"])
+    outer, inner, after, end = (f.new_block(name) for name in ("outer", "inner", "after", "end"))
+    x = f.let(f.parameters[0])
+    f.start(outer)
+    f.update(x, "-", 1)
+    f.start(inner)
+    f.update(x, "-", 2)
+    f.branch(x, ">", 7, inner, after)
+    f.start(after)
+    f.branch(x, ">", 3, outer, end)
+    f.start(end)
+    f.ret(x)
+    depths = loop_depths(f.finish())
+    assert [depths[name] for name in ("entry", outer, inner, after, end)] == [0, 1, 2, 1, 0]
