@@ -1,6 +1,14 @@
-"""eBPF as a language: instructions, their bytes and their text; no kernel and no privilege needed."""
+"""
+eBPF as a language: instructions, their bytes and their text; no kernel and no privilege needed.
 
-from actplane.asm.assembler import assemble, assemble_object
+Instructions, constructors, encoding and decoding are imported at once. What needs more (text,
+programs and maps, the numbers of the kernel's interface) is imported on first use, which halves the
+time of `from actplane import asm`.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from actplane.asm.build import (
     add32,
     add64,
@@ -65,7 +73,6 @@ from actplane.asm.build import (
     xor32,
     xor64,
 )
-from actplane.asm.disasm import format_insn
 from actplane.asm.encoding import decode, encode, encode_one
 from actplane.asm.insn import (
     EnumValue,
@@ -83,9 +90,41 @@ from actplane.asm.insn import (
 from actplane.asm.isa import Form, Kind, find_form, form_of
 from actplane.asm.labels import FunctionHere, Item, LabelHere, link_labels, resolve
 from actplane.asm.operands import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, Reg, Size
-from actplane.asm.printer import disassemble
-from actplane.asm.program import MapSpec, Object, Program
-from actplane.asm.uapi import AttachType, Command, HelperId, MapType, ProgType
+
+if TYPE_CHECKING:
+    from actplane.asm.assembler import assemble, assemble_object
+    from actplane.asm.disasm import format_insn
+    from actplane.asm.printer import disassemble
+    from actplane.asm.program import MapSpec, Object, Program
+    from actplane.asm.uapi import AttachType, Command, HelperId, MapType, ProgType
+
+_LAZY = {
+    "assemble": "assembler",
+    "assemble_object": "assembler",
+    "format_insn": "disasm",
+    "disassemble": "printer",
+    "MapSpec": "program",
+    "Object": "program",
+    "Program": "program",
+    "AttachType": "uapi",
+    "Command": "uapi",
+    "HelperId": "uapi",
+    "MapType": "uapi",
+    "ProgType": "uapi",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})
+
 
 __all__ = [
     "R0",

@@ -8,13 +8,15 @@ Every constructor raises EncodeError, naming the field, if an operand does not f
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from actplane.asm.insn import FunctionAddress, Insn, Kfunc, Label, MapFd, MapValue, Subprogram, Symbol
 from actplane.asm.isa import FORMS, Form, Kind
 from actplane.asm.operands import Reg, Size
-from actplane.asm.uapi import HelperId
 from actplane.errors import EncodeError
+
+if TYPE_CHECKING:
+    from actplane.asm.uapi import HelperId
 
 Operand = Reg | int
 Target = int | str

@@ -346,7 +346,8 @@ def _store_release_llvm(insn: Insn, form: Form) -> str:
 
 _LLVM: Mapping[Kind, Formatter] = {
     **_KERNEL,
-    Kind.CALL_HELPER: lambda insn, form: f"call {insn.imm}",
+    # `call -1` would be read as a call of a subprogram.
+    Kind.CALL_HELPER: lambda insn, form: f"call {insn.imm}" if insn.imm >= 0 else _call(insn, form),
     Kind.LD_IMM64: _ld_imm64_llvm,
     Kind.LD_IND: _ld_ind_llvm,
     Kind.LDX: lambda i, form: f"{_narrow(form, i.dst)} = *({_type(form)} *)({_at_llvm(i, i.src)})",

@@ -15,14 +15,14 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 
 from actplane.asm.insn import FunctionAddress, Insn, Label, Subprogram
-from actplane.asm.isa import BY_CODE, FORMS, LD_IMM64, Form, Rule, why_invalid
-from actplane.errors import DecodeError, EncodeError
+from actplane.asm.isa import BY_CODE, FORMS, LD_IMM64, PSEUDO_FUNC, Form, Rule, find_form, why_invalid
+from actplane.errors import DecodeError, EncodeError, InternalError
 
 SLOT_BYTES = 8
 
 _SLOT = struct.Struct("<BBhi")
 _WIDE = struct.Struct("<BBhiBBhi")
-_ZEROES = b"\x00" * 4
+_ZEROES = rb"\x00\x00\x00\x00"
 
 
 def encode(insns: Iterable[Insn], *, allow_symbols: bool = False) -> bytes:
@@ -44,13 +44,17 @@ def encode(insns: Iterable[Insn], *, allow_symbols: bool = False) -> bytes:
         for insn in insns:
             if insn.symbol is not None:
                 _check_symbol(insn, allow_symbols)
+            if insn.dst > 15:
+                break  # it would spill into src; all other fields are checked by packing them
             if insn.code == LD_IMM64:
-                push(_wide_fields(insn))
+                low, high = _halves(insn)
+                push((LD_IMM64, insn.dst | insn.src << 4, insn.off, low, 0, 0, 0, high))
             else:
                 push((insn.code, insn.dst | insn.src << 4, insn.off, insn.imm))
-        data = struct.pack("<" + "BBhi" * (len(fields) // 4), *fields)
-        if _is_valid(data):
-            return data
+        else:
+            data = struct.pack("<" + "BBhi" * (len(fields) // 4), *fields)
+            if _is_valid(data):
+                return data
     except struct.error:
         pass
     raise _first_fault(insns)
@@ -73,21 +77,15 @@ def decode(data: bytes | bytearray | memoryview) -> list[Insn]:
     1
     """
     data = bytes(data)
-    chunks: list[bytes] = _valid_insns().findall(data)
+    if not _is_valid(data):
+        raise _first_invalid(data)
     insns: list[Insn] = []
     push = insns.append
-    unpack = _SLOT.unpack
-    size = 0
-    for chunk in chunks:
-        if len(chunk) == SLOT_BYTES:
-            size += SLOT_BYTES
-            code, registers, off, imm = unpack(chunk)
-            push(Insn(code, registers & 15, registers >> 4, off, imm))
-        else:
-            size += 2 * SLOT_BYTES
-            push(_wide_insn(chunk))
-    if size != len(data):
-        raise _first_invalid(data)
+    slots = _SLOT.iter_unpack(data)
+    for code, registers, off, imm in slots:
+        if code == LD_IMM64:
+            imm = _joined(registers >> 4, imm, next(slots)[3])
+        push(Insn(code, registers & 15, registers >> 4, off, imm))
     return insns
 
 
@@ -98,48 +96,30 @@ def _check_symbol(insn: Insn, allow_symbols: bool) -> None:
         raise EncodeError(f"{insn.symbol!r} is not resolved: only the loader knows its number")
 
 
-def _wide_fields(insn: Insn) -> tuple[int, ...]:
-    imm = insn.imm
-    if insn.src == 4:
-        # The address of a function is a signed 32-bit slot offset; the other half is reserved.
-        return LD_IMM64, insn.dst | insn.src << 4, insn.off, imm, 0, 0, 0, 0
-    if not -(1 << 63) <= imm < 1 << 64:
-        raise EncodeError(why_invalid(insn.code, insn.dst, insn.src, insn.off, imm))
-    low, high = imm & 0xFFFFFFFF, imm >> 32 & 0xFFFFFFFF
-    return (
-        LD_IMM64,
-        insn.dst | insn.src << 4,
-        insn.off,
-        low - (low >> 31 << 32),
-        0,
-        0,
-        0,
-        high - (high >> 31 << 32),
-    )
+def _halves(insn: Insn) -> tuple[int, int]:
+    """Split the imm of ld_imm64 into those of its two slots."""
+    if insn.src == PSEUDO_FUNC:
+        return insn.imm, 0
+    if not -(1 << 63) <= insn.imm < 1 << 64:
+        raise EncodeError(why_invalid(insn.code, insn.dst, insn.src, insn.off, insn.imm))
+    low, high = insn.imm & 0xFFFFFFFF, insn.imm >> 32 & 0xFFFFFFFF
+    return low - (low >> 31 << 32), high - (high >> 31 << 32)
 
 
-def _wide_insn(chunk: bytes) -> Insn:
-    code, registers, off, low, _, _, _, high = _WIDE.unpack(chunk)
-    if registers >> 4 == 4:
-        return Insn(code, registers & 15, 4, off, low)
-    return Insn(code, registers & 15, registers >> 4, off, low & 0xFFFFFFFF | (high & 0xFFFFFFFF) << 32)
+def _joined(src: int, low: int, high: int) -> int:
+    """Join the imms of the two slots of ld_imm64. The address of a function has one half, signed."""
+    return low if src == PSEUDO_FUNC and not high else low & 0xFFFFFFFF | (high & 0xFFFFFFFF) << 32
 
 
 def _first_fault(insns: Sequence[Insn]) -> EncodeError:
     """Find out which instruction cannot be encoded, and why."""
     for index, insn in enumerate(insns):
         values = (insn.code, insn.dst, insn.src, insn.off, insn.imm)
-        if insn.code == LD_IMM64 and insn.src != 4 and -(1 << 63) <= insn.imm < 0:
+        if insn.code == LD_IMM64 and insn.src != PSEUDO_FUNC and -(1 << 63) <= insn.imm < 0:
             values = (*values[:4], insn.imm + (1 << 64))
-        if _form(values) is None:
+        if find_form(*values) is None:
             return EncodeError(f"insn {index}: {why_invalid(*values)}")
-    raise AssertionError("the table and its pattern disagree")
-
-
-def _form(values: tuple[int, int, int, int, int]) -> Form | None:
-    from actplane.asm.isa import find_form
-
-    return find_form(*values)
+    raise InternalError("the table of instructions and the pattern made of it disagree")
 
 
 def _first_invalid(data: bytes) -> DecodeError:
@@ -166,8 +146,7 @@ def _why_undecodable(data: bytes, offset: int) -> str:
             f"off {next_off}, expected only imm to be set"
         )
     src = registers >> 4
-    whole = imm if src == 4 and not high else imm & 0xFFFFFFFF | (high & 0xFFFFFFFF) << 32
-    return why_invalid(code, registers & 15, src, off, whole)
+    return why_invalid(code, registers & 15, src, off, _joined(src, imm, high))
 
 
 def _is_valid(data: bytes) -> bool:
@@ -186,9 +165,9 @@ def _valid_insns() -> re.Pattern[bytes]:
     for form in FORMS:
         if form.code != LD_IMM64:
             groups.setdefault(_fields_pattern(form), set()).add(form.code)
-    alternatives = [_byte_class(codes) + rest for rest, codes in groups.items()]
-    # The forms that most programs are made of come first.
-    alternatives.sort(key=lambda pattern: -len(pattern) if pattern.startswith(b"[") else 0)
+    # Alternatives are tried in order, so those that stand for the most codes come first.
+    by_size = sorted(groups.items(), key=lambda group: -len(group[1]))
+    alternatives = [_byte_class(codes) + rest for rest, codes in by_size]
     alternatives.extend(_wide_pattern(form) for form in BY_CODE[LD_IMM64])
     return re.compile(b"|".join(alternatives), re.DOTALL)
 
@@ -198,8 +177,8 @@ def _fields_pattern(form: Form) -> bytes:
 
 
 def _wide_pattern(form: Form) -> bytes:
-    halves = {"ANY_64": b"." * 4}.get(form.imm.meaning, b"." * 4 if form.imm.high >= 1 << 32 else re.escape(_ZEROES))
-    return _byte_class({form.code}) + _registers(form) + _number(form.off, "<h") + b"...." + re.escape(_ZEROES) + halves
+    high = b"...." if form.imm.high >= 1 << 32 else _ZEROES
+    return _byte_class({form.code}) + _registers(form) + _number(form.off, "<h") + b"...." + _ZEROES + high
 
 
 def _registers(form: Form) -> bytes:

@@ -126,7 +126,7 @@ def text_of(insn: Insn, form: Form) -> str | None:
             return f"ja {label or format(insn.off, '+d')}"
         case Kind.GOTOL:
             return f"ja32 {label or format(insn.imm, '+d')}"
-        case Kind.CALL_HELPER:
+        case Kind.CALL_HELPER if insn.imm >= 0:
             return f"call {insn.imm}"
         case Kind.CALL_SUBPROGRAM:
             return f"call local {label or format(insn.imm, '+d')}"
