@@ -53,6 +53,15 @@ class Compiled:
     functions: Mapping[str, tuple[bc.Function, ...]]
     """The functions of each program in the bytecode IR."""
 
+    def without_hooks(self, missing: Callable[[Program], bool]) -> Compiled:
+        """Return the same without those optional hooks that a kernel does not have."""
+        by_name = {program.name: program for program in self.object.programs}
+        gone = {hook for hook in self.hooks if hook.is_optional and missing(by_name[hook.dispatcher])}
+        names = {name for hook in gone for name in (hook.dispatcher, hook.program)}
+        programs = tuple(program for program in self.object.programs if program.name not in names)
+        hooks = tuple(hook for hook in self.hooks if hook not in gone)
+        return replace(self, object=replace(self.object, programs=programs), hooks=hooks)
+
 
 def weaknesses(policy: Policy, tier: Tier) -> tuple[Weakening, ...]:
     """Return what a tier cannot enforce as written, clause by clause; nothing for Tier.LSM."""

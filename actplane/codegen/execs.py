@@ -117,13 +117,13 @@ def _recognize(
     recognizer = judge.recognizers["exec"]
     # The name as called comes first, so that the resolved path is left as the target of reports.
     called = f.load(bprm, field=kernel.BPRM_FILENAME, name="called")
-    chunk = f.op(scratch, "+", layout.SCRATCH_TEXT + layout.TEXT_CHUNK, "chunk")
-    length = f.helper("bpf_probe_read_kernel_str", chunk, layout.TEXT_CHUNK_BYTES, called, result="length")
+    text = f.op(scratch, "+", layout.SCRATCH_TEXT, "text")
+    length = f.helper("bpf_probe_read_kernel_str", text, layout.TEXT_PATH_END, called, result="length")
     f.store(scratch, layout.SCRATCH_TARGET_BYTES, 0)
-    with f.when(length, ">=", layout.TEXT_CHUNK_BYTES):  # Negative errors are large numbers here.
+    with f.when(length, ">", layout.TEXT_PATH_END):  # An error, as a number without sign.
         refuse(f, scratch, state, event, layout.CAUSE_PATH_TOO_LONG, denied)
     recognizer.begin(f, scratch)
-    recognizer.walk(f, scratch, layout.TEXT_CHUNK, length)
+    recognizer.walk(f, scratch, 0, length)
     length = f.call("path_of", scratch, dentry, mount, result="length")
     with f.when(length, "==", 0):
         refuse(f, scratch, state, event, layout.CAUSE_PATH_TOO_LONG, denied)

@@ -92,12 +92,16 @@ SCRATCH_MATCHED = SCRATCH_KERNEL + KERNEL_BYTES
 SCRATCH_TEXT = SCRATCH_MATCHED + MAX_CLAUSES // 8
 TEXT_PATH_END = 4096
 """Paths are written backwards from here; what follows stays zero and ends them."""
-TEXT_CHUNK = 4104
-"""Where other strings are read to: a name as called, an argument, an address."""
-TEXT_CHUNK_BYTES = 4088
+TEXT_CHUNK = TEXT_PATH_END + 8
+"""Where other strings are read to, in pieces: an argument, an address."""
+TEXT_CHUNK_BYTES = 1200
+TEXT_BYTES = TEXT_CHUNK + TEXT_CHUNK_BYTES + 8
 TEXT_MASK = 8191
-TEXT_BYTES = TEXT_MASK + 1 + 16
+"""For addresses that are only read through a helper, which checks them itself."""
 SCRATCH_BYTES = SCRATCH_TEXT + TEXT_BYTES
+
+MAX_STORAGE_BYTES = 8000
+"""Since 7.0 the kernel takes local storage from kmalloc_nolock, which has 8,192 bytes at most."""
 
 VERDICT_NOTIFY = 1
 VERDICT_BLOCK = 2
@@ -140,11 +144,10 @@ def session_bytes(gates: int, invalidators: int) -> int:
 RECORD_HEADER = struct.Struct("<QIIIIBBBBHHHHI32s")
 """time_ns, pid, tid, ppid, uid, event, action, cause, flags, clause words, target, exe, argv, error."""
 RECORD_BITS = RECORD_HEADER.size
-RECORD_MASK = 8191
-RECORD_STRING_MAX = 4096
+RECORD_TARGET_MAX = 4096
 RECORD_EXE_MAX = 1024
 RECORD_ARGV_MAX = 1024
-RECORD_BYTES = RECORD_MASK + 1 + RECORD_STRING_MAX
+RECORD_BYTES = RECORD_BITS + MAX_CLAUSES // 8 + RECORD_TARGET_MAX + RECORD_EXE_MAX + RECORD_ARGV_MAX
 
 EVENT_EXEC = 1
 EVENT_EXEC_COMMITTED = 2

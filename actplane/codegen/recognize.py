@@ -163,8 +163,9 @@ class Recognizer:
         scratch = f.load(f.parameters[1], name="scratch")
         at = f.load(scratch, layout.SCRATCH_AT, name="at")
         row = f.load(scratch, layout.SCRATCH_AUTOMATON, name="row")
-        text = f.op(at, "&", layout.TEXT_MASK, "text")
-        f.update(text, "+", scratch)
+        with f.when(at, ">", layout.TEXT_BYTES - BYTES_A_STEP):
+            f.ret(1)
+        text = f.op(at, "+", scratch, "text")
         word = f.load(text, layout.SCRATCH_TEXT, 8 if count == BYTES_A_STEP else 1, "word")
         f.update(at, "+", count)
         f.store(scratch, layout.SCRATCH_AT, at)

@@ -84,12 +84,11 @@ def _report(judge: Judge, is_exec_check: bool) -> bc.Function:
         _count_drop(f)
         f.ret(0)
     _header(f, judge, scratch, record, task, what)
-    at = f.let(layout.RECORD_BITS + judge.matched_bytes, "at")
-    f.store(scratch, layout.SCRATCH_RECORD_AT, at)
+    f.store(scratch, layout.SCRATCH_RECORD_AT, layout.RECORD_BITS + judge.matched_bytes)
 
     length = f.load(scratch, layout.SCRATCH_TARGET_BYTES, name="length")
     source = f.load(scratch, layout.SCRATCH_TARGET, name="source")
-    _append(f, scratch, record, _TARGET_BYTES, source, length)
+    _append(f, scratch, record, _TARGET_BYTES, source, length, layout.RECORD_TARGET_MAX - 1)
 
     mm = f.load(task, field=kernel.TASK_MM, name="mm")
     with f.when(mm, "!=", 0):
@@ -98,15 +97,14 @@ def _report(judge: Judge, is_exec_check: bool) -> bc.Function:
             dentry = f.load(file, field=kernel.FILE_DENTRY, name="dentry")
             mount = f.load(file, field=kernel.FILE_MOUNT, name="mount")
             length = f.call("path_of", scratch, dentry, mount, result="length")
-            with f.when(length, ">", layout.RECORD_EXE_MAX - 1):
-                f.assign(length, layout.RECORD_EXE_MAX - 1)
             start = f.let(layout.TEXT_PATH_END, "start")
+            _at_most(f, length, layout.RECORD_EXE_MAX - 1)
             f.update(start, "-", length)
-            _append(f, scratch, record, _EXE_BYTES, start, length)
-        _arguments(f, scratch, record, task, mm, is_exec_check)
+            _append(f, scratch, record, _EXE_BYTES, start, length, layout.RECORD_EXE_MAX - 1)
+        _arguments(f, scratch, record, mm, is_exec_check)
 
     size = f.load(scratch, layout.SCRATCH_RECORD_AT, name="size")
-    f.update(size, "&", layout.RECORD_MASK)
+    _at_most(f, size, layout.RECORD_BYTES)
     sent = f.helper("bpf_ringbuf_output", f.map_address("events"), record, size, 0, result="sent")
     with f.when(sent, "!=", 0):
         _count_drop(f)
@@ -140,22 +138,35 @@ def _header(
         f.store(record, layout.RECORD_BITS + 8 * word, f.load(scratch, layout.SCRATCH_MATCHED + 8 * word))
 
 
+def _at_most(f: FunctionBuilder, length: bc.Value, limit: int) -> None:
+    with f.when(length, ">", limit):
+        f.assign(length, limit)
+
+
 def _append(
-    f: FunctionBuilder, scratch: bc.Value, record: bc.Value, field: int, source: bc.Value, length: bc.Value
+    f: FunctionBuilder,
+    scratch: bc.Value,
+    record: bc.Value,
+    field: int,
+    source: bc.Value,
+    length: bc.Value,
+    limit: int,
 ) -> None:
     """Emit: append bytes of the scratch text to the record and note their number."""
-    f.update(length, "&", layout.RECORD_STRING_MAX - 1)
+    end = _end(f, scratch, record, limit)
+    _at_most(f, length, limit)
     f.store(record, field, length, 2)
     f.update(source, "&", layout.TEXT_MASK)
     f.update(source, "+", scratch)
     f.update(source, "+", layout.SCRATCH_TEXT)
-    f.helper("bpf_probe_read_kernel", _end(f, scratch, record), length, source)
+    f.helper("bpf_probe_read_kernel", end, length, source)
     _advance(f, scratch, length)
 
 
-def _end(f: FunctionBuilder, scratch: bc.Value, record: bc.Value) -> bc.Value:
+def _end(f: FunctionBuilder, scratch: bc.Value, record: bc.Value, room: int) -> bc.Value:
+    """Emit: where the record goes on, with that much room behind it."""
     at = f.load(scratch, layout.SCRATCH_RECORD_AT, name="at")
-    f.update(at, "&", layout.RECORD_MASK)
+    _at_most(f, at, layout.RECORD_BYTES - room)
     f.update(at, "+", record)
     return at
 
@@ -166,9 +177,7 @@ def _advance(f: FunctionBuilder, scratch: bc.Value, length: bc.Value) -> None:
     f.store(scratch, layout.SCRATCH_RECORD_AT, at)
 
 
-def _arguments(
-    f: FunctionBuilder, scratch: bc.Value, record: bc.Value, task: bc.Value, mm: bc.Value, is_exec_check: bool
-) -> None:
+def _arguments(f: FunctionBuilder, scratch: bc.Value, record: bc.Value, mm: bc.Value, is_exec_check: bool) -> None:
     if is_exec_check:
         # What the caller asked to run: the strings are where its argv points.
         f.call("argument_vector", scratch)
@@ -180,10 +189,9 @@ def _arguments(
     start = f.load(mm, field=kernel.MM_ARG_START, name="start")
     length = f.load(mm, field=kernel.MM_ARG_END, name="length")
     f.update(length, "-", start)
-    with f.when(length, ">", layout.RECORD_ARGV_MAX):
-        f.assign(length, layout.RECORD_ARGV_MAX)
-    f.update(length, "&", 2 * layout.RECORD_ARGV_MAX - 1)
-    failed = f.helper("bpf_probe_read_user", _end(f, scratch, record), length, start, result="failed")
+    end = _end(f, scratch, record, layout.RECORD_ARGV_MAX)
+    _at_most(f, length, layout.RECORD_ARGV_MAX)
+    failed = f.helper("bpf_probe_read_user", end, length, start, result="failed")
     with f.when(failed, "==", 0):
         f.store(record, _ARGV_BYTES, length, 2)
         _advance(f, scratch, length)
@@ -210,8 +218,9 @@ def _record_argument() -> bc.Function:
     f.update(room, "-", used)
     with f.when(room, "s<", 2):
         f.ret(1)
-    f.update(room, "&", 2 * layout.RECORD_ARGV_MAX - 1)
-    length = f.helper("bpf_probe_read_user_str", _end(f, scratch, record), room, string, result="length")
+    end = _end(f, scratch, record, layout.RECORD_ARGV_MAX)
+    _at_most(f, room, layout.RECORD_ARGV_MAX)
+    length = f.helper("bpf_probe_read_user_str", end, room, string, result="length")
     with f.when(length, "s<", 1):
         f.ret(1)
     with f.when(length, "==", room):  # Cut: leave out its NUL, so that a reader sees it.
