@@ -7,17 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from actplane.dsl import ast
 from actplane.ir.policy import ALWAYS, LabelTest
 
-MAX_TESTS = 1024
+MAX_TESTS = 256
 """Conjunctions one expression may multiply to."""
-MAX_DEPTH = 64
-"""Parentheses that may stand in each other."""
 
-_EXACT_LABELS = 16
+_EXACT_LABELS = 10
 """Up to so many labels, two readings are compared by what they mean; beyond, by how they are built."""
 
 
 class TooLarge(ValueError):
-    """An expression has too many alternatives, or is nested too deep."""
+    """An expression has too many alternatives."""
 
 
 def labels_of(expression: ast.Expression) -> Iterator[ast.Word]:
@@ -33,30 +31,26 @@ def labels_of(expression: ast.Expression) -> Iterator[ast.Word]:
             todo.extend(reversed(item.terms))
 
 
-def disjunctive(expression: ast.Expression, labels: Mapping[str, int], depth: int = 0) -> tuple[LabelTest, ...]:
+def disjunctive(expression: ast.Expression, labels: Mapping[str, int]) -> tuple[LabelTest, ...]:
     """
     Return an expression as alternatives of label tests.
 
     Shape:  no test contradicts itself or is implied by another; none at all: it never holds.
-    Raises: TooLarge beyond MAX_TESTS alternatives or MAX_DEPTH parentheses.
+    Raises: TooLarge beyond MAX_TESTS alternatives.
     """
-    if depth > MAX_DEPTH:
-        raise TooLarge(f"parentheses stand in each other more than {MAX_DEPTH} deep")
     if isinstance(expression, ast.Group):
-        return disjunctive(expression.body, labels, depth + 1)
+        return disjunctive(expression.body, labels)
     if isinstance(expression, ast.Always):
         return (ALWAYS,)
     if isinstance(expression, ast.Label):
         return (LabelTest(frozenset({labels[expression.name.text]}), frozenset()),)
     if isinstance(expression, ast.Not):
         return (LabelTest(frozenset(), frozenset({labels[expression.name.text]})),)
-    parts = [disjunctive(term, labels, depth) for term in expression.terms]
+    parts = [disjunctive(term, labels) for term in expression.terms]
     if isinstance(expression, ast.Or):
         return _simplified(test for part in parts for test in part)
     product: tuple[LabelTest, ...] = (ALWAYS,)
     for part in parts:
-        if len(product) * len(part) > MAX_TESTS * 4:
-            raise TooLarge(f"the expression multiplies to more than {MAX_TESTS} alternatives")
         product = _simplified(
             LabelTest(left.required | right.required, left.forbidden | right.forbidden)
             for left in product
@@ -66,9 +60,12 @@ def disjunctive(expression: ast.Expression, labels: Mapping[str, int], depth: in
 
 
 def _simplified(tests: Iterable[LabelTest]) -> tuple[LabelTest, ...]:
-    distinct = [test for test in dict.fromkeys(tests) if not test.required & test.forbidden]
-    if len(distinct) > MAX_TESTS:
-        raise TooLarge(f"the expression multiplies to more than {MAX_TESTS} alternatives")
+    distinct: dict[LabelTest, None] = {}
+    for test in tests:
+        if not test.required & test.forbidden:
+            distinct[test] = None
+            if len(distinct) > MAX_TESTS:
+                raise TooLarge(f"the expression multiplies to more than {MAX_TESTS} alternatives")
     return tuple(test for test in distinct if not any(other != test and covers(other, test) for other in distinct))
 
 

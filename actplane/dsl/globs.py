@@ -23,6 +23,8 @@ MAX_ALTERNATIVES = 1024
 """Alternatives the braces of one pattern may multiply to."""
 MAX_DEPTH = 32
 """Braces that may stand in each other."""
+MAX_LENGTH = 4096
+"""Characters of a pattern: no path is longer."""
 
 NOTHING = Union(())
 """The language without a string."""
@@ -83,11 +85,14 @@ def expand(text: str) -> list[Items]:
     Return the alternatives of a glob, its braces multiplied out.
 
     Raises: GlobError for a bracket or brace without its end, an empty set, a range that runs
-            backwards, a backslash at the end, a NUL, more than MAX_ALTERNATIVES alternatives.
+            backwards, a backslash at the end, a NUL, more than MAX_ALTERNATIVES alternatives or
+            MAX_LENGTH characters.
 
     >>> expand("{a,b}?")
     [(Char(char='a'), OneOf(ranges=(), is_negated=True)), (Char(char='b'), OneOf(ranges=(), is_negated=True))]
     """
+    if len(text) > MAX_LENGTH:
+        raise GlobError(f"a pattern of {len(text)} characters: expected {MAX_LENGTH} at most", 0, len(text))
     return _Reader(text).alternatives()
 
 

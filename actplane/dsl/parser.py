@@ -9,7 +9,6 @@ clause or a declaration. Only the first mistake of what it skips is reported.
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 from actplane.dsl import ast, grammar, vocabulary
 from actplane.dsl.lexer import Token, tokenize
@@ -20,6 +19,8 @@ _DECLARATION_STARTS = frozenset({"SOURCE", "RULE", "TRANSFORM", "END"})
 _ITEM_STARTS = frozenset({"EFFECT", "BECAUSE", "INSTEAD"})
 _INSERTABLE = ("EXEC", "COLON", "EQUALS", "BY", "RPAREN")
 _STRONG_LIKENESS = 0.6
+MAX_DEPTH = 64
+"""Parentheses that may stand in each other."""
 
 _PLACES = (
     (frozenset({"OPERATION"}), "operation"),
@@ -45,9 +46,27 @@ def parse(source: Source) -> tuple[ast.Policy, list[Diagnostic]]:
     (Label(name=Word(text='AGENT')), [])
     """
     tokens, problems = tokenize(source)
+    tokens = _flattened(tokens, problems)
     found = _Parse(tokens)
     policy = found.run()
     return policy, sorted([*problems, *found.problems], key=lambda item: item.span.start if item.span else 0)
+
+
+def _flattened(tokens: list[Token], problems: list[Diagnostic]) -> list[Token]:
+    """Leave out, and report once, the parentheses that stand deeper than MAX_DEPTH in others."""
+    kept: list[Token] = []
+    depth = 0
+    is_reported = False
+    for token in tokens:
+        depth += token.type == "LPAREN"
+        if depth <= MAX_DEPTH or token.type not in ("LPAREN", "RPAREN"):
+            kept.append(token)
+        elif not is_reported:
+            is_reported = True
+            message = f"parentheses stand in each other more than {MAX_DEPTH} deep"
+            problems.append(Diagnostic(token.span, message, "write several clauses"))
+        depth -= token.type == "RPAREN" and depth > 0
+    return kept
 
 
 class _Parse:
@@ -70,8 +89,8 @@ class _Parse:
     def input(self, text: str) -> None:
         """PLY would hand over text here; the tokens are there already."""
 
-    def token(self) -> Any:
-        """Hand the next token to PLY, in the shape it expects."""
+    def token(self) -> _Terminal | None:
+        """Hand the next token to PLY, in the shape it expects; None behind END."""
         if self.position == len(self.tokens):
             return None
         token = self.tokens[self.position]
@@ -83,12 +102,15 @@ class _Parse:
     def on_error(self, terminal: _Terminal | None) -> _Terminal | None:
         """Report a token that cannot stand where it stands, and choose how to go on."""
         if terminal is None:
-            raise InternalError("the parser asked for tokens behind END")
+            raise InternalError("the grammar does not end with END")
         token = terminal.value
         states = self.states()
         expected = self.expected(states)
         meant = None if "WORD" in expected else _meant(token, expected)
         self.problems.append(self.describe(token, expected, meant))
+        if self.is_bare_label(token):
+            self.position += 2
+            return self.resume(_Terminal(self.tokens[self.position - 1]))
         if meant is not None and token.type != "STRING":
             return self.resume(_Terminal(Token(vocabulary.KEYWORDS[meant], meant, token.span)))
         if self.is_unquoted(token, expected):
@@ -159,7 +181,8 @@ class _Parse:
         if token.type == "END":
             return Diagnostic(token.span, f"the policy ends too early: expected {wanted}", self.about_strings())
         if token.text in vocabulary.REMOVED and meant == vocabulary.REMOVED[token.text]:
-            return Diagnostic(token.span, f"'{token.text}' was removed from the language: write '{meant}'")
+            hint = "labels need no declaration of their own" if self.is_bare_label(token) else ""
+            return Diagnostic(token.span, f"'{token.text}' was removed from the language: write '{meant}'", hint)
         shown = "a string" if token.type == "STRING" else f"'{token.text}'"
         place = next((name for mark, name in _PLACES if mark <= expected), "")
         message = f"unknown {place} {shown}" if place and token.type == "WORD" else f"unexpected {shown}"
@@ -175,6 +198,11 @@ class _Parse:
         if token.type in _ITEM_STARTS and "RULE" in expected:
             return "clauses and reasons stand inside a rule: start one with `rule NAME:`"
         return self.about_strings()
+
+    def is_bare_label(self, token: Token) -> bool:
+        """Tell the removed `label NAME`, which nothing replaces, from `label NAME = ...`."""
+        following = [each.type for each in self.tokens[self.position : self.position + 2]]
+        return token.text == "label" and following[:1] == ["WORD"] and following[1:] != ["EQUALS"]
 
     def is_unquoted(self, token: Token, expected: frozenset[str]) -> bool:
         """Tell a string without its quotes: a word where a string can stand, in the line of what it belongs to."""
