@@ -9,6 +9,7 @@ r0 and r1. The verifier must be able to follow: pointers are only ever moved and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from actplane import asm
 from actplane.asm import R0, R1, R10, FunctionHere, HelperId, Insn, Item, LabelHere, Reg, Size
@@ -23,6 +24,7 @@ from actplane.codegen.registers import (
     StackPlace,
     allocate,
 )
+from actplane.codegen.shape import Shaped
 from actplane.errors import InternalError
 from actplane.ir import bytecode as bc
 from actplane.ir.bytecode import Value
@@ -90,9 +92,15 @@ def select(functions: Sequence[bc.Function]) -> tuple[tuple[Insn, ...], dict[int
     for number, function in enumerate(functions):
         if number:
             stream.append(FunctionHere(function.name))
-        stream.extend(bridge_far_jumps(_Selector(function).run()))
+        stream.extend(_selected(Shaped(function)))
     insns, names = asm.resolve(stream)
     return tuple(insns), names
+
+
+@lru_cache(maxsize=512)
+def _selected(shaped: Shaped) -> tuple[Item, ...]:
+    """Return the stream of one function, selected once for all of its shape."""
+    return tuple(bridge_far_jumps(_Selector(shaped.function).run()))
 
 
 def _signed(value: int, width: int) -> int:

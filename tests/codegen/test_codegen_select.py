@@ -12,6 +12,7 @@ from actplane.codegen.branches import REACH_SLOTS, bridge_far_jumps
 from actplane.codegen.flow import Flow, loop_depths, thread_jumps
 from actplane.codegen.registers import FrameTooLarge, Recomputed, StackPlace, allocate
 from actplane.codegen.select import select
+from actplane.codegen.shape import Shaped
 from actplane.errors import InternalError
 from actplane.ir import bytecode as bc
 from actplane.ir.build import FunctionBuilder
@@ -382,10 +383,6 @@ def body(f: FunctionBuilder) -> list[Insn]:
     return list(select([f.finish()])[0])
 
 
-def stripped(insns: list[Insn]) -> list[Insn]:
-    return [Insn(i.code, i.dst, i.src, i.off, i.imm, i.symbol) for i in insns]
-
-
 def test_constants_are_as_short_as_they_can_be() -> None:
     for number, insn in [
         (-1, asm.mov64(R0, -1)),
@@ -511,6 +508,33 @@ def test_far_offsets_are_added_first() -> None:
     f.store(base, 40_000, 77)
     f.ret(f.load(base, 40_000))
     assert run([f.finish()], maps=(MapSpec("values", MapType.BPF_MAP_TYPE_ARRAY, 4, 1 << 16, 1),)) == 77
+
+
+def small(number: int, *, swap: bool = False, place: int = 0) -> bc.Function:
+    f = FunctionBuilder("small", ["a", "b"])
+    a, b = f.parameters
+    slot = (f.slot("slot", 8), f.slot("slot", 8))[place]
+    f.store(f.frame_address(slot), 0, f.op(b if swap else a, "+", number))
+    f.ret(f.load(f.frame_address(slot)))
+    return f.finish()
+
+
+def test_functions_of_one_shape_are_selected_once() -> None:
+    assert Shaped(small(1)) == Shaped(small(1))
+    assert hash(Shaped(small(1))) == hash(Shaped(small(1)))
+    assert select([small(1)])[0] == select([small(1)])[0]
+    for unlike in (small(2), small(1, swap=True), small(1, place=1)):
+        assert Shaped(small(1)) != Shaped(unlike)
+        assert select([small(1)])[0] != select([unlike])[0]
+
+
+def test_a_value_is_no_constant_of_its_number() -> None:
+    functions = []
+    for is_constant in (False, True):
+        f = FunctionBuilder("main", ["context"])
+        f.ret(0 if is_constant else f.parameters[0])
+        functions.append(f.finish())
+    assert Shaped(functions[0]) != Shaped(functions[1])
 
 
 # Long ways.
