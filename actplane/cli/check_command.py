@@ -94,7 +94,7 @@ def _print(text: PolicyText, compilation: Compilation, tier: Tier, why: str) -> 
         for word, words in (("because", rule.because), ("instead", rule.instead)):
             if words:
                 print(f"  {word}: {' '.join(words.split())}")
-    warnings = _warnings(compilation, tier)
+    warnings = _warnings(text, compilation, tier)
     if warnings:
         print()
         print(render_all(warnings))
@@ -118,11 +118,15 @@ def _sentences(compilation: Compilation, tier: Tier) -> list[dict[str, Any]]:
     return found
 
 
-def _warnings(compilation: Compilation, tier: Tier) -> list[Diagnostic]:
+def _warnings(text: PolicyText, compilation: Compilation, tier: Tier) -> list[Diagnostic]:
     from actplane.codegen.compile import weaknesses
+    from actplane.dsl.lint import lint
+    from actplane.dsl.tree_lint import lint_tree
     from actplane.runtime.tiers import diagnose
 
-    found = [*compilation.warnings, *diagnose(tier, weaknesses(compilation.policy, tier), Severity.WARNING)]
+    found = [*compilation.warnings, *lint(compilation.policy, compilation.trees)]
+    found += lint_tree(compilation.trees, text.root)
+    found += diagnose(tier, weaknesses(compilation.policy, tier), Severity.WARNING)
     if compilation.policy.seed is None:
         found.append(
             Diagnostic(
@@ -147,7 +151,7 @@ def _as_json(text: PolicyText, compilation: Compilation, tier: Tier, why: str) -
             for rule in compilation.policy.rules
         ],
         "sentences": _sentences(compilation, tier),
-        "diagnostics": diagnostics_json(_warnings(compilation, tier)),
+        "diagnostics": diagnostics_json(_warnings(text, compilation, tier)),
     }
 
 
