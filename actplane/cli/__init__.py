@@ -11,6 +11,7 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 from actplane import __version__
@@ -21,6 +22,7 @@ from actplane.errors import ActplaneError, PolicyError
 COMMANDS = {
     "run": "run a command under a policy",
     "check": "say what each rule of a policy means here, and what is wrong with it",
+    "fmt": "print a policy in its one canonical form",
     "compile": "show what a policy becomes, stage by stage",
     "doctor": "say what this kernel really allows",
     "domains": "list the domains of a policy file",
@@ -49,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return Exit.FAILURE
     except KeyboardInterrupt:
         return 130
+    except Exception:
+        # A bug of ours. Its status must not be taken for the command's.
+        traceback.print_exc()
+        return Exit.FAILURE
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -86,7 +92,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-_FURTHER = (("asm_commands", "add_parsers"), ("verify_command", "add_parser"))
+_FURTHER = (("asm_commands", "add_parsers"),)
 """Modules with commands for whoever works on programs, and the function that adds their parsers."""
 
 

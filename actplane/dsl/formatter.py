@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from actplane.dsl import ast, expressions
 from actplane.dsl.lexer import comments
 from actplane.dsl.parser import parse
 from actplane.errors import PolicyError
-from actplane.source import Source, Span
+from actplane.source import Diagnostic, Source, Span
+
+if TYPE_CHECKING:
+    from actplane.dsl.files import PolicyFile
 
 _INDENT = "  "
 
@@ -108,3 +115,32 @@ def _condition(condition: ast.Condition) -> str:
 
 def _string(string: ast.String) -> str:
     return f'"{string.raw}"'
+
+
+def format_file(file: PolicyFile) -> str:
+    """
+    Return the text of a policy file with every policy in it in canonical form.
+
+    Only literal blocks (`|`) are changed; other YAML scalars, and the YAML around, stay as they are.
+    Raises: PolicyError with the mistakes of every policy in the file.
+    """
+    lines = file.path.read_text(encoding="utf-8-sig").split("\n")
+    problems: list[Diagnostic] = []
+    bodies = list(file.rules.values()) if file.policy is None else [file.policy]
+    # From the end, so that lines still to be replaced keep their numbers.
+    for source in sorted(bodies, key=lambda each: each.first_line, reverse=True):
+        problems.extend(parse(source)[1])
+        if problems or not _is_literal_block(source, lines):
+            continue
+        indent = " " * (source.first_column - 1)
+        formatted = [(indent + line).rstrip() for line in format_policy(source).rstrip("\n").split("\n")]
+        start = source.first_line - 1
+        lines[start : start + len(source.text.rstrip("\n").split("\n"))] = formatted
+    if problems:
+        raise PolicyError(problems)
+    return "\n".join(lines)
+
+
+def _is_literal_block(source: Source, lines: Sequence[str]) -> bool:
+    start = source.first_line - 1
+    return start > 0 and re.search(r"\|[-+0-9]*\s*(#.*)?$", lines[start - 1]) is not None
