@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -205,7 +204,7 @@ class _View:
     def _bytes(self, program: Program) -> bytes:
         from actplane.asm.encoding import encode
 
-        return encode([replace(insn, symbol=None) for insn in program.insns])
+        return encode(program.insns, allow_symbols=True)
 
 
 def _symbols(program: Program) -> Iterator[tuple[int, str]]:
