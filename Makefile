@@ -37,7 +37,7 @@ test-unit: $(VENV)/dev.stamp ## doctests and the pure tests
 	COVERAGE_FILE=build/test/.coverage.unit $(PYTEST) actplane tests --ignore=tests/kernel
 
 test-kernel: $(VENV)/dev.stamp ## the kernel tests on the running kernel (needs root)
-	$(SUDO) env COVERAGE_FILE=build/test/.coverage.kernel $(PYTEST) -p no:cacheprovider tests/kernel
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 COVERAGE_FILE=build/test/.coverage.kernel $(PYTEST) -p no:cacheprovider tests/kernel
 
 test-vm: $(VENV)/dev.stamp debs-vm ## the kernel tests in guests: Linux 5.10, 6.1, 6.12 and 7.2
 	$(BIN)/python -m tests.vm test --results build/test
@@ -47,7 +47,7 @@ coverage: $(VENV)/dev.stamp ## combine what unit, kernel and guest runs covered,
 	$(BIN)/coverage report --data-file=build/test/.coverage --skip-covered --skip-empty
 
 bench: $(VENV)/dev.stamp ## benchmarks: compile, assemble, mirror, load, cold start
-	$(SUDO) $(BIN)/python -m pytest -p no:cacheprovider --benchmark-only -q bench
+	$(SUDO) env PYTHONDONTWRITEBYTECODE=1 $(BIN)/python -m pytest -p no:cacheprovider --benchmark-only -q bench
 
 clean: ## remove the virtual environment and everything built
 	rm -rf $(VENV) build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

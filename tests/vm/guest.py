@@ -30,6 +30,7 @@ SHARE = "/run/guest/share"
 
 BOOT_SECONDS = 180
 ATTEMPTS = 3
+SILENT_SECONDS = 90
 POLL_SECONDS = 0.1
 
 
@@ -65,7 +66,7 @@ class Guest:
             try:
                 return End(self._boot(command, share, timeout_seconds, output or sys.stdout), tuple(deaths))
             except GuestDied as death:
-                # TCG's threads now and then crash a guest kernel that boots well the next time.
+                # Emulated guests die now and then, and do well the next time.
                 deaths.append(str(death))
                 print(f"guest {self.kernel.series}: attempt {len(deaths)} of {ATTEMPTS}: {death}", file=sys.stderr)
                 if len(deaths) == ATTEMPTS:
@@ -73,7 +74,7 @@ class Guest:
 
     def _boot(self, command: str, share: Path, timeout_seconds: float, output: TextIO) -> int:
         share.mkdir(parents=True, exist_ok=True)
-        for name in ("started", "status"):
+        for name in ("started", "heartbeat", "status"):
             (share / name).unlink(missing_ok=True)
         (share / "output").write_bytes(b"")
         (share / "command").write_text(command + "\n")
@@ -108,6 +109,8 @@ class Guest:
                 seconds = time.monotonic() - start
                 if seconds > BOOT_SECONDS and not (share / "started").exists():
                     raise GuestDied(f"the guest did not come up within {BOOT_SECONDS} s")
+                if _age_seconds(share / "heartbeat") > SILENT_SECONDS:
+                    raise GuestDied(f"the guest has been silent for {SILENT_SECONDS} s")
                 if seconds > timeout_seconds:
                     raise GuestError(f"the command did not end within {timeout_seconds:.0f} s")
                 time.sleep(POLL_SECONDS)
@@ -133,10 +136,12 @@ class Guest:
         return files
 
     def _qemu(self, work: Path, share: Path) -> list[str]:
+        # One thread for all processors: with a thread each, guests die or hang now and then while the
+        # kernel rewrites its own code, which is what attaching a BPF program to a function does.
         words = f"console=ttyS0 quiet panic=-1 mitigations=off lsm={self.lsm}"
         network = ["-nic", "user,model=virtio-net-pci"] if self.has_network else ["-nic", "none"]
         return [
-            *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"),
+            *("qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max"),
             *("-m", str(self.memory_mib), "-smp", str(self.cpus)),
             *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
             *("-serial", f"file:{work / 'console'}"),
@@ -145,6 +150,11 @@ class Guest:
             *("-virtfs", f"local,path={share.resolve()},mount_tag=share,security_model=none,multidevs=remap"),
             *("-kernel", str(self.kernel.image), "-initrd", str(work / "initramfs"), "-append", words),
         ]
+
+
+def _age_seconds(path: Path) -> float:
+    """How long ago a file was last written; nothing for a file that is not there yet."""
+    return time.time() - path.stat().st_mtime if path.exists() else 0.0
 
 
 def _tail(path: Path, count: int = 40) -> str:

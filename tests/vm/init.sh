@@ -50,6 +50,8 @@ stage2() {
     export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
     cd "$DIRECTORY" || cd /
     : >$share/started
+    # A guest that still runs says so; the host gives one up that has fallen silent.
+    while $busybox sleep 5; do $busybox date >$share/heartbeat; done &
     $busybox setsid /bin/sh $share/command </dev/null >>$share/output 2>&1
     echo $? >$share/status.part
     # The name appears when the content is complete.
