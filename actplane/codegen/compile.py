@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
+from actplane.asm.insn import Insn
 from actplane.asm.program import MapSpec, Object, Program
 from actplane.asm.uapi import AttachType, MapType, ProgType
 from actplane.codegen import execs, files, kernel, layout, lineage, network
@@ -154,7 +154,18 @@ def _recognizers(policy: Policy) -> dict[str, Recognizer]:
     return {kind: build_recognizer(kind, policy.patterns, sorted(some)) for kind, some in wanted.items() if some}
 
 
-Maker = Callable[[str], tuple[bc.Function, ...]]
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """Functions and what they became; hooks that do the same share it."""
+
+    functions: tuple[bc.Function, ...]
+    insns: tuple[Insn, ...]
+    starts: dict[int, str]
+
+    @classmethod
+    def of(cls, functions: Iterable[bc.Function]) -> _Code:
+        chosen = _reachable(tuple(functions))
+        return cls(chosen, *select(chosen))
 
 
 class _Build:
@@ -167,6 +178,7 @@ class _Build:
         self._programs: list[Program] = []
         self._hooks: list[Hook] = []
         self._functions: dict[str, tuple[bc.Function, ...]] = {}
+        self._shared: dict[files.Program, _Code] = {}
 
     def compiled(self) -> Compiled:
         policy = self._judge.policy
@@ -193,15 +205,17 @@ class _Build:
 
     def _lineage(self) -> None:
         if self._tier is Tier.TRACE:
-            self._fixed("task_newtask", "tp_btf", partial(lineage.inherit, can_deny=False))
+            self._fixed("task_newtask", "tp_btf", lineage.inherit("inherit", can_deny=False))
         else:
-            self._fixed("task_alloc", self._kind, partial(lineage.inherit, can_deny=True))
-        self._fixed("sched_process_exit", "tp_btf", partial(lineage.exit_program, self._judge))
+            self._fixed("task_alloc", self._kind, lineage.inherit("inherit", can_deny=True))
+        self._fixed("sched_process_exit", "tp_btf", lineage.exit_program(self._judge, "process_exit"))
 
     def _execs(self) -> None:
         if self._tier is not Tier.TRACE:
             self._deciding("bprm_check_security", execs.exec_check)
-        self._policy_hook("sched_process_exec", "tp_btf", partial(execs.exec_commit, self._judge), kills=True)
+        self._policy_hook(
+            "sched_process_exec", "tp_btf", _Code.of(execs.exec_commit(self._judge, "exec_commit")), kills=True
+        )
 
     def _files(self) -> None:
         judge = self._judge
@@ -251,8 +265,8 @@ class _Build:
             ("sendmsg4", AttachType.BPF_CGROUP_UDP4_SENDMSG, kernel.AF_INET),
             ("sendmsg6", AttachType.BPF_CGROUP_UDP6_SENDMSG, kernel.AF_INET6),
         ):
-            maker = partial(network.cgroup_connect, self._judge, family=family)
-            self._policy_hook(hook, "cgroup", maker, attach_type=attach_type, unmarked=1, empty=0)
+            code = _Code.of(network.cgroup_connect(self._judge, "cgroup_connect", family))
+            self._policy_hook(hook, "cgroup", code, attach_type=attach_type, unmarked=1, empty=0)
 
     # Programs
 
@@ -263,14 +277,15 @@ class _Build:
     def _deciding(self, hook: str, make: files.Program, *, is_optional: bool = False) -> None:
         """Add a hook whose result the kernel obeys."""
         denied = -kernel.EPERM
-        maker: Maker = lambda name: make(self._judge, name, denied)  # noqa: E731
-        self._policy_hook(hook, self._kind, maker, empty=denied, is_optional=is_optional)
+        if make not in self._shared:
+            self._shared[make] = _Code.of(make(self._judge, make.__name__, denied))
+        self._policy_hook(hook, self._kind, self._shared[make], empty=denied, is_optional=is_optional)
 
     def _policy_hook(
         self,
         hook: str,
         kind: HookKind,
-        make: Maker,
+        code: _Code,
         *,
         attach_type: AttachType | None = None,
         unmarked: int = 0,
@@ -281,22 +296,20 @@ class _Build:
         prog_array = f"{hook}_slots"
         self._add_maps(slots(prog_array))
         enter = dispatcher(f"enter_{hook}", prog_array, unmarked=unmarked, empty=empty, kills=kills)
-        self._add_program(enter.name, hook, kind, (enter,), attach_type)
-        self._add_program(hook, hook, kind, make(hook), attach_type)
+        self._add_program(enter.name, hook, kind, _Code.of([enter]), attach_type)
+        self._add_program(hook, hook, kind, code, attach_type)
         self._hooks.append(Hook(enter.name, kind, hook, prog_array, is_optional))
 
-    def _fixed(self, hook: str, kind: HookKind, make: Maker) -> None:
-        self._add_program(hook, hook, kind, make(hook), None)
+    def _fixed(self, hook: str, kind: HookKind, functions: tuple[bc.Function, ...]) -> None:
+        """Add a program that is the same for every policy, and so is attached itself."""
+        self._add_program(hook, hook, kind, _Code.of(functions), None)
         self._hooks.append(Hook(hook, kind))
 
-    def _add_program(
-        self, name: str, hook: str, kind: HookKind, functions: Iterable[bc.Function], attach_type: AttachType | None
-    ) -> None:
-        chosen = _reachable(tuple(functions))
-        insns, starts = select(chosen)
+    def _add_program(self, name: str, hook: str, kind: HookKind, code: _Code, attach_type: AttachType | None) -> None:
         prog_type, attach_type, attach_to = _attachment(kind, hook, attach_type)
-        self._functions[name] = chosen
-        self._programs.append(Program(name, prog_type, insns, attach_type, attach_to, functions=starts))
+        self._functions[name] = code.functions
+        program = Program(name, prog_type, code.insns, attach_type, attach_to, functions=code.starts)
+        self._programs.append(program)
 
     def _add_maps(self, *specs: MapSpec) -> None:
         for spec in specs:

@@ -8,7 +8,7 @@ usual read or write costs two look-ups.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from actplane.asm.program import MapSpec
 from actplane.asm.uapi import MapType
@@ -24,6 +24,9 @@ from actplane.ir.policy import Operation
 OBJECTS = MapSpec("objects", MapType.BPF_MAP_TYPE_INODE_STORAGE, 4, layout.OBJECT_BYTES, 0, flags=1)
 
 FILE_OPERATIONS = (Operation.OPEN, Operation.READ, Operation.WRITE, Operation.UNLINK)
+ACCESSES = (Operation.OPEN, Operation.READ, Operation.WRITE)
+CHANGES = (Operation.WRITE,)
+REMOVALS = (Operation.WRITE, Operation.UNLINK)
 
 Program = Callable[[Judge, str, int], tuple[bc.Function, ...]]
 
@@ -51,7 +54,7 @@ def file_open(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     mount = f.load(file, field=kernel.FILE_MOUNT, name="mount")
     _examine(f, judge, scratch, state, dentry, mount, inode, denied)
     f.ret(0)
-    return (f.finish(), *_shared(judge))
+    return (f.finish(), *_shared(judge, ACCESSES))
 
 
 def file_permission(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
@@ -62,7 +65,7 @@ def file_permission(judge: Judge, name: str, denied: int) -> tuple[bc.Function, 
     mask = argument(f, 1, "mask")
     _flow(f, judge, task, state, file, mask, denied)
     f.ret(0)
-    return (f.finish(), *_shared(judge))
+    return (f.finish(), *_shared(judge, ACCESSES))
 
 
 def mmap_file(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
@@ -88,7 +91,7 @@ def mmap_file(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
         f.update(mask, "|", kernel.MAY_WRITE)
     _flow(f, judge, task, state, file, mask, denied)
     f.ret(0)
-    return (f.finish(), *_shared(judge))
+    return (f.finish(), *_shared(judge, ACCESSES))
 
 
 def _flow(
@@ -175,7 +178,7 @@ def create(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     folder, dentry = argument(f, 0, "folder"), argument(f, 1, "dentry")
     _named(f, judge, scratch, state, folder, dentry, layout.ACCESS_WRITE, denied)
     f.ret(0)
-    return (f.finish(), *_shared(judge))
+    return (f.finish(), *_shared(judge, CHANGES))
 
 
 def remove(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
@@ -184,7 +187,7 @@ def remove(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     folder, dentry = argument(f, 0, "folder"), argument(f, 1, "dentry")
     _named(f, judge, scratch, state, folder, dentry, layout.ACCESS_WRITE | layout.ACCESS_UNLINK, denied)
     f.ret(0)
-    return (f.finish(), *_shared(judge))
+    return (f.finish(), *_shared(judge, REMOVALS))
 
 
 def rename(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
@@ -196,7 +199,7 @@ def rename(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     access = layout.ACCESS_WRITE
     _named(f, judge, scratch, state, argument(f, 2, "folder"), argument(f, 3, "dentry"), access, denied)
     f.ret(0)
-    return (f.finish(), *_shared(judge))
+    return (f.finish(), *_shared(judge, CHANGES))
 
 
 def link(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
@@ -208,7 +211,7 @@ def link(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     access = layout.ACCESS_WRITE
     _named(f, judge, scratch, state, argument(f, 1, "folder"), argument(f, 2, "dentry"), access, denied)
     f.ret(0)
-    return (f.finish(), *_shared(judge))
+    return (f.finish(), *_shared(judge, CHANGES))
 
 
 def path_truncate(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
@@ -220,7 +223,7 @@ def path_truncate(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ..
     mount = f.load(path, field=kernel.PATH_MOUNT, name="mount")
     _examine(f, judge, scratch, state, dentry, mount, 0, denied)
     f.ret(0)
-    return (f.finish(), *_shared(judge))
+    return (f.finish(), *_shared(judge, CHANGES))
 
 
 def file_truncate(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
@@ -232,7 +235,7 @@ def file_truncate(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ..
     mount = f.load(file, field=kernel.FILE_MOUNT, name="mount")
     _examine(f, judge, scratch, state, dentry, mount, 0, denied)
     f.ret(0)
-    return (f.finish(), *_shared(judge))
+    return (f.finish(), *_shared(judge, CHANGES))
 
 
 # What every access comes to
@@ -262,20 +265,20 @@ def _examine(
         f.ret(denied)
 
 
-def _shared(judge: Judge) -> tuple[bc.Function, ...]:
+def _shared(judge: Judge, operations: Sequence[Operation]) -> tuple[bc.Function, ...]:
     functions = [
-        _examine_function(judge),
+        _examine_function(judge, operations),
         *path_functions(),
         *report_functions(judge, can_deny=True, is_exec_check=False),
     ]
     if "file" in judge.recognizers:
         functions.extend(judge.recognizers["file"].functions())
-    if judge.clauses(FILE_OPERATIONS):
-        functions.append(judge.judge_function("judge_file", FILE_OPERATIONS))
+    if judge.clauses(operations):
+        functions.append(judge.judge_function("judge_file", operations))
     return tuple(functions)
 
 
-def _examine_function(judge: Judge) -> bc.Function:
+def _examine_function(judge: Judge, operations: Sequence[Operation]) -> bc.Function:
     """Return `examine(scratch, state, dentry, mount, inode)`; its result is 1 if the access is denied."""
     f = FunctionBuilder("examine", ["scratch", "state", "dentry", "mount", "inode"])
     scratch, state, dentry, mount, inode = f.parameters
@@ -291,7 +294,7 @@ def _examine_function(judge: Judge) -> bc.Function:
     if judge.flowing:
         with f.when(access, "&", layout.ACCESS_GAIN), f.when(inode, "!=", 0):
             _gain(f, judge, scratch, inode)
-    if judge.clauses(FILE_OPERATIONS):
+    if judge.clauses(operations):
         f.call("judge_file", scratch, state)
         conclude(f, scratch, state, layout.EVENT_FILE, 1)
     judge.commit_labels(f, scratch, state)
