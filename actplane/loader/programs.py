@@ -277,8 +277,11 @@ def _load_with_log(attr: ProgLoad, program: Program, kernel: Kernel) -> int:
 
 def _span(log: str, program: Program) -> Span | None:
     """Return the policy line of the last instruction that has one, of those the verifier looked at."""
-    for listed, named in reversed(_LOG_INSN.findall(log)):
-        span = program.span_at(int(listed or named))
-        if span is not None:
-            return span
-    return None
+    spans: dict[int, Span] = {}
+    slot = 0
+    for insn in program.insns:
+        if insn.span is not None:
+            spans[slot] = insn.span
+        slot += insn.slots
+    mentioned = [int(listed or named) for listed, named in _LOG_INSN.findall(log)]
+    return next((spans[slot] for slot in reversed(mentioned) if slot in spans), None)
