@@ -15,6 +15,7 @@ from actplane.dsl.formatter import format_policy
 from actplane.dsl.parser import parse
 from actplane.errors import PolicyError
 from actplane.ir import endpoint
+from actplane.ir.automaton import compile_automaton
 from actplane.ir.printer import print_policy, print_regex
 from actplane.source import Source
 
@@ -111,6 +112,16 @@ def test_path_globs_match_as_written(parts, texts):
     for text in texts:
         path = "/x" + text
         assert (found.fullmatch(path.encode()) is not None) == reference(parts, text, slashes=True)
+
+
+@given(st.lists(glob_parts(), min_size=1, max_size=4), st.lists(st.text(ALPHABET, max_size=6), min_size=1, max_size=10))
+@settings(max_examples=150, deadline=None)
+def test_globs_in_one_automaton_match_as_each_alone(globs_parts, texts):
+    regexes = [globs.text_regex(written(parts)) for parts in globs_parts]
+    automaton = compile_automaton(regexes, restarts=False)
+    for text in texts:
+        expected = {index for index, parts in enumerate(globs_parts) if reference(parts, text, slashes=False)}
+        assert automaton.matches(text.encode()) == expected
 
 
 @given(st.text(st.sampled_from("ab/*?[]{},!\\-.~é"), max_size=12))
