@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from actplane.asm.cfg import Function, Graph
-from actplane.asm.cfg_effects import R10_BIT, ArgumentCount, effects
+from actplane.asm.cfg_effects import ARGUMENTS, R10_BIT, ArgumentCount, effects
+from actplane.asm.isa import Kind
 
 
 def reverse_postorder(graph: Graph, function: Function) -> list[int]:
@@ -149,8 +150,30 @@ def liveness(graph: Graph, function: Function, argument_count: ArgumentCount | N
     """
     Return the live registers of every block of a function.
 
-    Without `argument_count` every called helper is taken to read all of r1 to r5.
+    A called subprogram reads those of r1 to r5 that are live at its entry. Without `argument_count`
+    every called helper is taken to read all of them.
     """
+    return _liveness(graph, function, argument_count, _subprogram_reads(graph, argument_count))
+
+
+def _subprogram_reads(graph: Graph, argument_count: ArgumentCount | None) -> dict[int, int]:
+    """Return for the first instruction of each function the arguments it reads."""
+    found = {graph.blocks[function.entry].start: 0 for function in graph.functions}
+    has_changed = True
+    while has_changed:
+        has_changed = False
+        for function in graph.functions:
+            start = graph.blocks[function.entry].start
+            reads = _liveness(graph, function, argument_count, found)[function.entry].live_in & ARGUMENTS
+            if reads != found[start]:
+                found[start] = reads
+                has_changed = True
+    return found
+
+
+def _liveness(
+    graph: Graph, function: Function, argument_count: ArgumentCount | None, subprogram_reads: Mapping[int, int]
+) -> dict[int, Liveness]:
     reads: dict[int, int] = {}
     writes: dict[int, int] = {}
     for number in function.blocks:
@@ -159,7 +182,8 @@ def liveness(graph: Graph, function: Function, argument_count: ArgumentCount | N
         for index in range(block.start, block.end):
             insn, form = graph.insns[index], graph.forms[index]
             effect = effects(insn, form, argument_count) if argument_count else effects(insn, form)
-            wanted |= effect.reads & ~written
+            is_call = form.kind is Kind.CALL_SUBPROGRAM
+            wanted |= (subprogram_reads[graph.targets[index]] if is_call else effect.reads) & ~written
             written |= effect.writes | effect.destroys
         reads[number], writes[number] = wanted & ~R10_BIT, written
     live_in = dict.fromkeys(function.blocks, 0)

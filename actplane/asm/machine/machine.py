@@ -18,7 +18,7 @@ from typing import Any
 
 from actplane.asm.cfg import Graph, build_graph
 from actplane.asm.disasm import format_insn
-from actplane.asm.insn import Insn, Kfunc, MapFd, MapValue
+from actplane.asm.insn import EnumValue, Field, Insn, Kfunc, MapFd, MapValue, TypeSize
 from actplane.asm.isa import (
     PSEUDO_BTF_ID,
     PSEUDO_FUNC,
@@ -47,8 +47,10 @@ from actplane.errors import ActplaneError
 DEFAULT_LIMIT = 1_000_000
 """Instructions a run may take: what the verifier explores at most (BPF_COMPLEXITY_LIMIT_INSNS)."""
 
-BUILT_IN_HELPER_MODULES = (helpers_maps, helpers_kernel, helpers_packet, helpers_dynptr)
-"""Importing them is what fills the tables of the registry."""
+_BUILT_IN = (helpers_maps, helpers_kernel, helpers_packet, helpers_dynptr)
+"""Importing these modules is what fills the tables of the registry."""
+BUILT_IN_HELPERS: Mapping[int, Helper] = HELPERS
+BUILT_IN_KFUNCS: Mapping[str, Helper] = KFUNCS
 
 MAP_TYPES: dict[MapType, type[Map]] = {**KEYED_MAPS, **STREAM_MAPS, **STORAGE_MAPS}
 
@@ -308,6 +310,9 @@ class Machine:
         """
         if not isinstance(program, Program):
             program = Program("prog", ProgType.BPF_PROG_TYPE_UNSPEC, tuple(program))
+        for index, insn in enumerate(program.insns):
+            if isinstance(insn.symbol, Field | EnumValue | TypeSize):
+                raise LoadError(f"{program.name}: insn {index}: {insn.symbol} is not resolved: relocate() does it")
         graph = build_graph(program)
         number = next(self._numbers)
         linker = _Linker(self, program, graph, map_numbers or {}, kfunc_numbers or {}, number)

@@ -1,0 +1,82 @@
+"""Programs as the commands for assembler take them: text, hexadecimal digits or bytes, from a file or a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from actplane.asm.encoding import decode
+from actplane.asm.program import Object, Program
+from actplane.asm.uapi import ProgType
+from actplane.errors import ActplaneError
+
+STDIN = "-"
+
+
+class InputError(ActplaneError):
+    """The file of a command cannot be read, or does not hold what the command needs."""
+
+
+def add_program_argument(parser: Any, *, has_choice: bool = True) -> None:
+    """Add the argument that names a program's file, and what is needed to read it."""
+    parser.add_argument(
+        "file", nargs="?", default=STDIN, metavar="PROGRAM", help="assembler text, hex digits or bytes (default: stdin)"
+    )
+    types = sorted(kind.name.removeprefix("BPF_PROG_TYPE_").lower() for kind in ProgType)
+    parser.add_argument(
+        "--type", choices=types, metavar="TYPE", help="the program's type where the file does not say (xdp, lsm, ...)"
+    )
+    if has_choice:
+        parser.add_argument("--program", metavar="NAME", help="which program of the file, if it holds several")
+
+
+def read_object(options: argparse.Namespace) -> Object:
+    """
+    Return the maps and programs of the file an argument names.
+
+    Raises: InputError, AssembleError with all problems of a text, DecodeError.
+    """
+    name = "<stdin>" if options.file == STDIN else options.file
+    try:
+        data = sys.stdin.buffer.read() if options.file == STDIN else Path(options.file).read_bytes()
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read: {error.strerror}") from error
+    prog_type = ProgType[f"BPF_PROG_TYPE_{options.type.upper()}"] if options.type else None
+    code = _code_of(data)
+    if code is not None:
+        program = Program("main", prog_type or ProgType.BPF_PROG_TYPE_UNSPEC, tuple(decode(code)))
+        return Object(programs=(program,))
+    from actplane.asm.assembler import assemble_object
+
+    return assemble_object(data.decode(errors="replace"), name=name, prog_type=prog_type)
+
+
+def _code_of(data: bytes) -> bytes | None:
+    """Return the bytes of instructions if that is what the data is, also in hex; None for text."""
+    if b"\0" in data:
+        return data
+    try:
+        return bytes.fromhex(data.decode("ascii")) if data.strip() else None
+    except ValueError:
+        return None
+
+
+def chosen_program(found: Object, options: argparse.Namespace) -> Program:
+    """
+    Return the program that --program names, or the only one.
+
+    Raises: InputError if there is no such program, or several to choose from.
+    """
+    names = ", ".join(program.name for program in found.programs)
+    if not found.programs:
+        raise InputError("no program: the input has no instructions")
+    if options.program is None:
+        if len(found.programs) > 1:
+            raise InputError(f"several programs: give --program NAME, one of {names}")
+        return found.programs[0]
+    for program in found.programs:
+        if program.name == options.program:
+            return program
+    raise InputError(f"no program {options.program!r}: expected one of {names}")
