@@ -71,7 +71,7 @@ def resolve(name: str) -> list[str]:
 
 
 def compilation(case: Case) -> dsl.Compilation:
-    return dsl.compile_sources([case.source], root="/work", resolve=resolve)
+    return dsl.compile_sources([case.source], root="/work", resolve=resolve, follow=None)
 
 
 def warnings(case: Case) -> str:

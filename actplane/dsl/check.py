@@ -53,6 +53,15 @@ def label_words(trees: Sequence[ast.Policy]) -> Iterator[ast.Word]:
                     yield from expressions.labels_of(clause.when)
 
 
+def negated_labels(trees: Sequence[ast.Policy]) -> Iterator[ast.Word]:
+    """Yield every mention of a label behind `not`."""
+    for tree in trees:
+        for rule in tree.rules:
+            for clause in rule.clauses:
+                if clause.when is not None:
+                    yield from expressions.labels_of(clause.when, only_negated=True)
+
+
 def _check_label_count(trees: Sequence[ast.Policy]) -> Iterator[Diagnostic]:
     seen: set[str] = set()
     for word in label_words(trees):

@@ -10,6 +10,7 @@ from actplane.dsl import ast, check
 from actplane.dsl.hosts import Resolve, resolve_host
 from actplane.dsl.lower import Lowering
 from actplane.dsl.parser import parse
+from actplane.dsl.paths import Follow, Place
 from actplane.dsl.texts import PolicyText
 from actplane.errors import PolicyError
 from actplane.ir.policy import Policy
@@ -30,13 +31,18 @@ class Compilation:
 
 
 def compile_sources(
-    sources: Sequence[Source], *, root: str | os.PathLike[str] | None = None, resolve: Resolve | None = resolve_host
+    sources: Sequence[Source],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    resolve: Resolve | None = resolve_host,
+    follow: Follow | None = os.path.realpath,
 ) -> Compilation:
     """
     Compile the texts that together are one policy.
 
     Shape:  `root` is the folder that relative patterns start from (default: the working directory);
-            `resolve` looks up host names, None makes them errors.
+            `resolve` looks up host names, None makes them errors; `follow` follows links, None
+            leaves paths as they are written.
     Raises: PolicyError with every error of every text; ActplaneError under `python -OO`.
     """
     trees: list[ast.Policy] = []
@@ -45,7 +51,8 @@ def compile_sources(
         tree, problems = parse(source)
         trees.append(tree)
         diagnostics.extend(problems)
-    lowering = Lowering(os.path.realpath(os.getcwd() if root is None else root), resolve)
+    base = os.path.realpath(os.getcwd() if root is None else root)
+    lowering = Lowering(Place(base, follow), resolve)
     diagnostics.extend(check.check(trees))
     policy = lowering.lower(trees)
     diagnostics.extend(lowering.diagnostics)
@@ -66,6 +73,7 @@ def compile_policy(
     *,
     root: str | os.PathLike[str] | None = None,
     resolve: Resolve | None = resolve_host,
+    follow: Follow | None = os.path.realpath,
 ) -> Policy:
     """
     Compile policy text to its IR; `compile_sources` also returns the trees and the warnings.
@@ -79,7 +87,7 @@ def compile_policy(
     if isinstance(text, str):
         text = Source("policy", text)
     sources = [text] if isinstance(text, Source) else text
-    return compile_sources(sources, root=root, resolve=resolve).policy
+    return compile_sources(sources, root=root, resolve=resolve, follow=follow).policy
 
 
 def require_seed(policy: Policy) -> int:

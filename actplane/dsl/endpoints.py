@@ -17,7 +17,7 @@ import re
 import socket
 from dataclasses import dataclass
 
-from actplane.dsl import globs
+from actplane.dsl import globs, paths
 from actplane.dsl.globs import GlobError
 from actplane.dsl.hosts import Resolve
 from actplane.ir import endpoint
@@ -47,7 +47,7 @@ _HOST_NAME = re.compile(r"(?=.{1,253}\.?$)([\w]([\w-]{0,61}[\w])?)(\.[\w]([\w-]{
 _OCTETS = re.compile(r"\d+(\.\d+){0,3}\.?$", re.ASCII)
 
 
-def endpoint_regex(text: str, root: str, resolve: Resolve | None, note: globs.Note | None = None) -> Regex:
+def endpoint_regex(text: str, root: str, resolve: Resolve | None, note: paths.Note | None = None) -> Regex:
     """
     Return the language of an endpoint pattern.
 
@@ -173,7 +173,7 @@ def _resolved(host: str, end: int, resolve: Resolve | None) -> list[endpoint.Net
     return [ipaddress.ip_network(each) for each in sorted(addresses, key=lambda each: (each.version, int(each)))]
 
 
-def _unix(text: str, root: str, note: globs.Note | None) -> Regex:
+def _unix(text: str, root: str, note: paths.Note | None) -> Regex:
     name = text.removeprefix("unix:")
     shift = len(text) - len(name)
     try:
@@ -185,18 +185,18 @@ def _unix(text: str, root: str, note: globs.Note | None) -> Regex:
         raise GlobError(str(error), error.start + shift, error.end + shift, error.hint) from None
 
 
-def _unix_path(name: str, root: str, note: globs.Note | None) -> Regex:
+def _unix_path(name: str, root: str, note: paths.Note | None) -> Regex:
     """
     Return the language of the paths a unix socket can be called by.
 
     The kernel knows the path as the process gave it: a relative pattern also stands for itself, and
     a bare name for one without a folder.
     """
-    options = [globs.path_regex(name, root, note)]
+    options = [paths.path_regex(name, paths.Place(root), note)]
     for items in globs.expand(name):
         plain = globs.name_of(items)
         if plain is not None:
-            options.append(globs.plain_regex(plain, is_path=True))
+            options.append(globs.items_regex(plain, is_path=True))
         elif items and items[0] not in (globs.SLASH, globs.DEEP):
-            options.append(globs.plain_regex(items, is_path=True))
+            options.append(globs.items_regex(items, is_path=True))
     return globs.union(options)

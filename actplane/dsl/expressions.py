@@ -18,12 +18,12 @@ class TooLarge(ValueError):
     """An expression has too many alternatives."""
 
 
-def labels_of(expression: ast.Expression) -> Iterator[ast.Word]:
-    """Yield every label an expression names, in the order of the text."""
+def labels_of(expression: ast.Expression, *, only_negated: bool = False) -> Iterator[ast.Word]:
+    """Yield every label an expression names (or only those behind `not`), in the order of the text."""
     todo: list[ast.Expression] = [expression]
     while todo:
         item = todo.pop()
-        if isinstance(item, (ast.Label, ast.Not)):
+        if isinstance(item, ast.Not) or (isinstance(item, ast.Label) and not only_negated):
             yield item.name
         elif isinstance(item, ast.Group):
             todo.append(item.body)

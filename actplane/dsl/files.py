@@ -122,7 +122,7 @@ def _read(path: Path) -> str:
 
 def _root(path: Path) -> Path:
     """Return the folder relative patterns start from: the project's, also for `.actplane/policy.yaml`."""
-    folder = Path(os.path.realpath(path)).parent
+    folder = Path(os.path.realpath(path.parent))
     return folder.parent if folder.name == ".actplane" else folder
 
 

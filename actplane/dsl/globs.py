@@ -13,7 +13,7 @@ Where slashes mean nothing (arguments, abstract sockets), `*` and `?` match them
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from actplane.ir.ranges import digit_ranges
@@ -36,8 +36,6 @@ _UTF8_LIMITS = (0x7F, 0x7FF, _SURROGATES[0] - 1, 0xFFFF, _LAST_CHARACTER)
 """The last character of each run that UTF-8 encodes alike, surrogates left out."""
 
 CharRange = tuple[int, int]
-Note = Callable[[str, str], None]
-"""Takes a message and a hint about a pattern that is legal and yet cannot do what it seems to."""
 
 
 class GlobError(ValueError):
@@ -77,7 +75,6 @@ Items = tuple[Item, ...]
 
 SLASH = Char("/")
 DEEP = Span(is_deep=True)
-_DOTS: tuple[Items, Items] = ((Char("."),), (Char("."), Char(".")))
 
 
 def expand(text: str) -> list[Items]:
@@ -202,24 +199,7 @@ class _Reader:
 
 def text_regex(text: str) -> Regex:
     """Return the language of a glob in which slashes mean nothing. Raises GlobError."""
-    return union(_translate(items, slash_is_special=False) for items in expand(text))
-
-
-def path_regex(text: str, root: str, note: Note | None = None) -> Regex:
-    """
-    Return the language of a glob over absolute paths.
-
-    Shape:  `**` and `*` are every path; a pattern without a slash is the last component of a path anywhere;
-            one that starts with `**` may start anywhere; others are joined to `root` unless they
-            start with `/`. `/a/**` is everything below `/a`, but not `/a` itself.
-    Raises: GlobError, also for `..` behind a wildcard.
-    """
-    return union(_anchored(items, root, len(text), note) for items in expand(text))
-
-
-def plain_regex(items: Items, *, is_path: bool) -> Regex:
-    """Return the language of one alternative as it stands; slashes mean something in paths only."""
-    return _translate(items, slash_is_special=is_path)
+    return union(items_regex(items, is_path=False) for items in expand(text))
 
 
 def has_slash(items: Items) -> bool:
@@ -246,76 +226,24 @@ def union(options: Iterable[Regex]) -> Regex:
     return several[0] if len(several) == 1 else Union(several)
 
 
-def _anchored(items: Items, root: str, length: int, note: Note | None) -> Regex:
-    if not items:
-        return NOTHING
-    if len(items) == 1 and isinstance(items[0], Span):
-        return ANYTHING
-    if note is not None:
-        _note_traps(items, note)
-    if not has_slash(items) and items not in _DOTS:
-        items = (DEEP, SLASH, *items)
-    if items[0] not in (DEEP, SLASH):
-        items = tuple(Char(char) for char in root.rstrip("/") + "/") + items
-    return _translate(_without_dots(items, length), slash_is_special=True)
-
-
-def _note_traps(items: Items, note: Note) -> None:
-    if items[-1] == SLASH and len(items) > 1:
-        note("no path ends in '/': this pattern never matches", "write `/**` for everything below a folder")
-    if items[:2] == (Char("~"), SLASH):
-        note("'~' is not expanded: this is a folder named '~'", "write the absolute path, or `**/` and the rest")
-
-
-def _without_dots(items: Items, length: int) -> Items:
-    """
-    Resolve `.`, `..` and doubled slashes, as the kernel does before a path has a name.
-
-    Raises: GlobError at the whole pattern, which is `length` long, for `..` behind a wildcard.
-    """
-    segments: list[Items] = [()]
-    for item in items:
-        if item == SLASH:
-            segments.append(())
-        else:
-            segments[-1] += (item,)
-    kept: list[Items] = []
-    for index, segment in enumerate(segments):
-        is_inner = 0 < index < len(segments) - 1
-        if segment == _DOTS[0] or (not segment and is_inner):
-            continue
-        if segment == _DOTS[1]:
-            if not kept or any(not isinstance(item, Char) for item in kept[-1]):
-                raise GlobError("'..' behind a wildcard names no folder", 0, length, "write the folder itself")
-            if kept[-1]:
-                kept.pop()
-            continue
-        kept.append(segment)
-    if kept == [()]:
-        return (SLASH,)
-    joined: list[Item] = []
-    for index, segment in enumerate(kept):
-        joined.extend((SLASH, *segment) if index else segment)
-    return tuple(joined)
-
-
-def _translate(items: Sequence[Item], *, slash_is_special: bool) -> Regex:
-    avoid = _SLASH if slash_is_special else None
+def items_regex(items: Items, *, is_path: bool) -> Regex:
+    """Return the language of one alternative as it stands; slashes mean something in paths only."""
+    avoid = _SLASH if is_path else None
     parts: list[Regex] = []
     index = 0
     while index < len(items):
         item = items[index]
-        if slash_is_special and tuple(items[index : index + 3]) == (SLASH, DEEP, SLASH):
+        if is_path and items[index : index + 3] == (SLASH, DEEP, SLASH):
             # `/**/`: any number of folders, none included. The second slash may start another.
             parts.append(Concat((literal(b"/"), Union((EMPTY, Concat((ANYTHING, literal(b"/"))))))))
             index += 3
-            while tuple(items[index : index + 2]) == (DEEP, SLASH):
+            while items[index : index + 2] == (DEEP, SLASH):
                 index += 2
             continue
         if isinstance(item, Char):
             parts.append(literal(item.char.encode("utf-8", "surrogateescape")))
         elif isinstance(item, Span):
-            parts.append(ANYTHING if item.is_deep or not slash_is_special else Star(_any_but(avoid)))
+            parts.append(ANYTHING if item.is_deep or not is_path else Star(_any_but(avoid)))
         else:
             parts.append(_one_of(item, avoid))
         index += 1

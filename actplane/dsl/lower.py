@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeVar
 
-from actplane.dsl import ast, check, expressions, globs
+from actplane.dsl import ast, check, expressions, globs, paths
 from actplane.dsl.check import warning
 from actplane.dsl.hosts import Resolve
 from actplane.ir import policy as ir
@@ -39,12 +39,13 @@ class Lowering:
     """
     One policy on its way to the IR.
 
-    `root` is the folder relative patterns start from, `resolve` looks up host names. Problems
-    gather in `diagnostics`; the policy `lower` returns is whole only if none of them is an error.
+    `place` says where relative patterns start and where links lead, `resolve` looks up host names.
+    Problems gather in `diagnostics`; the policy `lower` returns is whole only if none of them is an
+    error.
     """
 
-    def __init__(self, root: str, resolve: Resolve | None) -> None:
-        self.root = root
+    def __init__(self, place: paths.Place, resolve: Resolve | None) -> None:
+        self.place = place
         self.resolve = resolve
         self.diagnostics: list[Diagnostic] = []
         self.labels: dict[str, int] = {}
@@ -52,12 +53,14 @@ class Lowering:
         self.invalidators: _Table[ir.Invalidator] = _Table()
         self.gates: _Table[ir.Gate] = _Table()
         self.lineages: _Table[int] = _Table()
-        self._known: dict[tuple[ObjectKind | None, str], int] = {}
+        self._known: dict[tuple[ObjectKind | None, str, bool], int] = {}
+        self._negated: set[str] = set()
 
     def lower(self, trees: Sequence[ast.Policy]) -> ir.Policy:
         """Return the IR of the texts that together are one policy."""
         for word in check.label_words(trees):
             self.labels.setdefault(word.text, len(self.labels))
+        self._negated = {word.text for word in check.negated_labels(trees)}
         sources: _Table[ir.LabelSource] = _Table()
         transforms: _Table[ir.Transform] = _Table()
         rules: list[ir.Rule] = []
@@ -90,11 +93,15 @@ class Lowering:
 
     def source(self, declaration: ast.LabelSource) -> ir.LabelSource:
         kind = ObjectKind(declaration.kind.text)
-        pattern = self.pattern(declaration.pattern, kind, "no process gains the label here")
+        # A label that some clause asks not to have is an exemption from that clause.
+        is_exempting = declaration.label.text in self._negated
+        consequence = "no process gains the label here"
+        pattern = self.pattern(declaration.pattern, kind, consequence, is_exempting=is_exempting)
         return ir.LabelSource(self.labels[declaration.label.text], kind, pattern, declaration.span)
 
     def transform(self, declaration: ast.Transform) -> ir.Transform:
-        pattern = self.pattern(declaration.pattern, ObjectKind.EXEC, "the label never changes here")
+        consequence = "the label never changes here"
+        pattern = self.pattern(declaration.pattern, ObjectKind.EXEC, consequence, is_exempting=True)
         is_declassify = declaration.verb.text == "declassify"
         return ir.Transform(self.labels[declaration.label.text], is_declassify, pattern, declaration.span)
 
@@ -144,15 +151,18 @@ class Lowering:
 
     def condition(self, condition: ast.Condition, kind: ObjectKind) -> ir.Condition:
         if isinstance(condition, ast.TargetIs):
-            pattern = self.pattern(condition.pattern, kind, "no target is such a one")
+            is_exempting = not condition.is_negated
+            pattern = self.pattern(condition.pattern, kind, "no target is such a one", is_exempting=is_exempting)
             return ir.TargetIs(pattern, condition.is_negated)
         if isinstance(condition, ast.LineageIncludes):
-            pattern = self.pattern(condition.pattern, ObjectKind.EXEC, "no lineage includes it")
+            consequence = "no lineage includes it"
+            pattern = self.pattern(condition.pattern, ObjectKind.EXEC, consequence, is_exempting=True)
             return ir.LineageIncludes(self.lineages.add(pattern, pattern))
         return self.gate(condition)
 
     def gate(self, condition: ast.After) -> ir.After:
-        pattern = self.pattern(condition.strings[0], ObjectKind.EXEC, "nobody can pass this gate")
+        consequence = "nobody can pass this gate"
+        pattern = self.pattern(condition.strings[0], ObjectKind.EXEC, consequence, is_exempting=True)
         exits = None if condition.exits is None else self.exit_test(condition.exits)
         since = tuple(sorted({self.invalidator(event) for event in condition.since}))
         gate = ir.Gate(pattern, exits, since, condition.span)
@@ -175,30 +185,33 @@ class Lowering:
 
     # -- patterns ---------------------------------------------------------------------------------
 
-    def pattern(self, string: ast.String, kind: ObjectKind, consequence: str) -> int:
-        """Return the number of a pattern over objects of a kind; say so where it matches nothing."""
+    def pattern(self, string: ast.String, kind: ObjectKind, consequence: str, *, is_exempting: bool = False) -> int:
+        """
+        Return the number of a pattern over objects of a kind; say so where it matches nothing.
+
+        `is_exempting`: what matches is allowed more, so links do not widen the pattern.
+        """
         if not string.raw:
             self.diagnostics.append(warning(string.span, f"an empty pattern matches nothing: {consequence}"))
         if "\n" in string.raw:
             message = "the pattern spans lines, and so do the names it matches"
             self.diagnostics.append(warning(string.span, message, "is the closing quote missing?"))
-        lowerings: dict[ObjectKind, Callable[[ast.String], tuple[PatternKind, Regex]]] = {
-            ObjectKind.FILE: self.file_pattern,
-            ObjectKind.EXEC: self.exec_pattern,
-            ObjectKind.ENDPOINT: self.endpoint_pattern,
-        }
-        return self.interned(string, kind, lowerings[kind])
+        if kind is ObjectKind.ENDPOINT:
+            return self.interned(string, kind, is_exempting, self.endpoint_pattern)
+        lowering = self.file_pattern if kind is ObjectKind.FILE else self.exec_pattern
+        return self.interned(string, kind, is_exempting, lambda each: lowering(each, may_widen=not is_exempting))
 
     def argument(self, string: ast.String) -> int:
-        return self.interned(string, None, lambda each: (PatternKind.ARGUMENT, globs.text_regex(each.raw)))
+        return self.interned(string, None, False, lambda each: (PatternKind.ARGUMENT, globs.text_regex(each.raw)))
 
     def interned(
         self,
         string: ast.String,
         kind: ObjectKind | None,
+        is_exempting: bool,
         lowering: Callable[[ast.String], tuple[PatternKind, Regex]],
     ) -> int:
-        known = self._known.get((kind, string.raw))
+        known = self._known.get((kind, string.raw, is_exempting))
         if known is not None:
             return known
         try:
@@ -207,17 +220,17 @@ class Lowering:
             self.error(string.inner_span(error.start, error.end), str(error), error.hint)
             pattern_kind, regex = PatternKind.PATH, globs.NOTHING
         number = self.patterns.add((pattern_kind, regex), ir.Pattern(pattern_kind, string.raw, regex))
-        self._known[kind, string.raw] = number
+        self._known[kind, string.raw, is_exempting] = number
         return number
 
-    def file_pattern(self, string: ast.String) -> tuple[PatternKind, Regex]:
-        return PatternKind.PATH, globs.path_regex(string.raw, self.root, self.note(string))
+    def file_pattern(self, string: ast.String, *, may_widen: bool) -> tuple[PatternKind, Regex]:
+        return PatternKind.PATH, paths.path_regex(string.raw, self.place, self.note(string), may_widen=may_widen)
 
-    def exec_pattern(self, string: ast.String) -> tuple[PatternKind, Regex]:
+    def exec_pattern(self, string: ast.String, *, may_widen: bool) -> tuple[PatternKind, Regex]:
         alternatives = globs.expand(string.raw)
         names = [globs.name_of(items) for items in alternatives]
         if all(name is not None or not items for name, items in zip(names, alternatives, strict=True)):
-            regexes = [globs.NOTHING if name is None else globs.plain_regex(name, is_path=False) for name in names]
+            regexes = [globs.NOTHING if name is None else globs.items_regex(name, is_path=False) for name in names]
             return PatternKind.NAME, globs.union(regexes)
         if any(name is not None for name in names):
             raise globs.GlobError(
@@ -226,17 +239,17 @@ class Lowering:
                 len(string.raw),
                 "write a clause for each",
             )
-        return PatternKind.PATH, globs.path_regex(string.raw, self.root, self.note(string))
+        return self.file_pattern(string, may_widen=may_widen)
 
     def endpoint_pattern(self, string: ast.String) -> tuple[PatternKind, Regex]:
         from actplane.dsl import endpoints  # Sockets and addresses take time to import; few policies need them.
 
-        regex = endpoints.endpoint_regex(string.raw, self.root, self.resolve, self.note(string))
+        regex = endpoints.endpoint_regex(string.raw, self.place.root, self.resolve, self.note(string))
         return PatternKind.ENDPOINT, regex
 
     # -- problems ---------------------------------------------------------------------------------
 
-    def note(self, string: ast.String) -> globs.Note:
+    def note(self, string: ast.String) -> paths.Note:
         return lambda message, hint: self.diagnostics.append(warning(string.span, message, hint))
 
     def error(self, span: Span, message: str, hint: str = "") -> None:

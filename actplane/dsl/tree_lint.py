@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
-from actplane.dsl import ast, check, globs
+from actplane.dsl import ast, check, globs, paths
 from actplane.dsl.check import warning
 from actplane.ir.policy import ObjectKind, Operation
 from actplane.ir.printer import print_regex
@@ -28,7 +28,7 @@ def lint_tree(trees: Sequence[ast.Policy], root: str | os.PathLike[str]) -> list
     for string in _file_patterns(trees):
         if string.raw and not string.raw.startswith("/"):
             try:
-                regex = globs.path_regex(string.raw, base)
+                regex = paths.path_regex(string.raw, paths.Place(base, os.path.realpath))
             except globs.GlobError:
                 continue
             open_patterns.setdefault(re.compile(print_regex(regex).encode("latin-1"), re.DOTALL), string)

@@ -7,6 +7,7 @@ import pytest
 from actplane import dsl
 from actplane.errors import PolicyError
 from actplane.ir.policy import ALWAYS, After, Effect, ExitTest, LabelTest, ObjectKind, Operation, PatternKind, TargetIs
+from actplane.ir.printer import print_regex
 
 MAIN_JOB = """
 source COMMAND = exec "**"
@@ -104,3 +105,29 @@ def test_a_clause_that_never_holds_is_left_out_with_a_warning():
     compilation = dsl.compile_sources([Source("p", text)], root="/")
     assert compilation.policy.clauses == ()
     assert any("never holds" in item.message for item in compilation.warnings)
+
+
+def languages(text):
+    found = dsl.compile_policy(text, root="/", follow=lambda path: path.replace("/bin", "/usr/bin"))
+    return [print_regex(pattern.regex) for pattern in found.patterns]
+
+
+WIDE, NARROW = "(?:/bin/x|/usr/bin/x)", "/bin/x"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('rule r: kill exec "/bin/x"', [WIDE]),
+        ('rule r: block write file "/bin/x"', [WIDE]),
+        ('source A = file "/bin/x" rule r: kill exec "y" if A', [WIDE, "y"]),
+        ('source A = exec "/bin/x" rule r: kill exec "y" if not A', [NARROW, "y"]),
+        ('declassify A by exec "/bin/x"', [NARROW]),
+        ('rule r: kill exec "y" unless lineage-includes exec "/bin/x"', ["y", NARROW]),
+        ('rule r: kill exec "y" unless after exec "/bin/x" since write "/bin/x"', ["y", NARROW, WIDE]),
+        ('rule r: block write file "/bin/y" unless target "/bin/x"', ["(?:/bin/y|/usr/bin/y)", NARROW]),
+        ('rule r: block write file "/bin/y" unless target not "/bin/x"', ["(?:/bin/y|/usr/bin/y)", WIDE]),
+    ],
+)
+def test_links_widen_what_forbids_and_never_what_allows(text, expected):
+    assert languages(text) == expected

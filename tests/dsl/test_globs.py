@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from actplane.dsl import endpoints, globs
+from actplane.dsl import endpoints, globs, paths
 from actplane.ir.endpoint import endpoint_text
 from actplane.ir.printer import print_regex
 
@@ -76,7 +76,7 @@ def matches(regex, text):
     ],
 )
 def test_paths(pattern, path, expected):
-    assert matches(globs.path_regex(pattern, "/root"), path.encode()) is expected
+    assert matches(paths.path_regex(pattern, paths.Place("/root")), path.encode()) is expected
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_arguments(pattern, text, expected):
 )
 def test_mistakes_in_globs(pattern, message, place):
     with pytest.raises(globs.GlobError) as caught:
-        globs.path_regex(pattern, "/")
+        paths.path_regex(pattern, paths.Place("/"))
     assert (str(caught.value), (caught.value.start, caught.value.end)) == (message, place)
 
 
@@ -204,3 +204,30 @@ def test_without_a_resolver_host_names_are_errors():
 def test_a_host_without_addresses_is_an_error():
     with pytest.raises(globs.GlobError, match="has no address"):
         endpoints.endpoint_regex("host.example.com", "/", lambda name: [])
+
+
+LINKS = {"/bin": "/usr/bin", "/bin/sh": "/usr/bin/dash", "/root/data": "/mnt/data"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("/bin/sh", "(?:/bin/sh|/usr/bin/dash)"),
+        ("/bin/*", "(?:/bin/[^/]*|/usr/bin/[^/]*)"),
+        ("/bin*/x", "/bin[^/]*/x"),
+        ("data/**", "(?:/root/data/.*|/mnt/data/.*)"),
+        ("/*", "/[^/]*"),
+        ("**/sh", ".*/sh"),
+    ],
+)
+def test_patterns_stand_for_what_links_lead_to(pattern, expected):
+    place = paths.Place("/root", lambda path: LINKS.get(path, path))
+    assert print_regex(paths.path_regex(pattern, place)) == expected
+
+
+def test_exemptions_are_not_widened_and_that_is_said():
+    notes = []
+    place = paths.Place("/root", lambda path: LINKS.get(path, path))
+    regex = paths.path_regex("/bin/*", place, lambda *note: notes.append(note), may_widen=False)
+    assert print_regex(regex) == "/bin/[^/]*"
+    assert notes == [("/bin is /usr/bin behind its links, and an exemption is not widened to that", "write /usr/bin")]

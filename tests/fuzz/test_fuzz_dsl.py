@@ -10,7 +10,7 @@ import string
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from actplane.dsl import compile_sources, endpoints, globs
+from actplane.dsl import compile_sources, endpoints, globs, paths
 from actplane.dsl.formatter import format_policy
 from actplane.dsl.parser import parse
 from actplane.errors import PolicyError
@@ -108,7 +108,7 @@ def test_path_globs_match_as_written(parts, texts):
     glob = "/x" + written(parts)
     alternatives = globs.expand(glob)
     assume(not any(items[index : index + 2] in SPECIAL for items in alternatives for index in range(len(items))))
-    found = language(globs.path_regex(glob, "/root"))
+    found = language(paths.path_regex(glob, paths.Place("/root")))
     for text in texts:
         path = "/x" + text
         assert (found.fullmatch(path.encode()) is not None) == reference(parts, text, slashes=True)
@@ -129,7 +129,7 @@ def test_globs_in_one_automaton_match_as_each_alone(globs_parts, texts):
 def test_any_text_is_a_glob_or_an_error_with_a_place(text):
     error = None
     try:
-        re.compile(print_regex(globs.path_regex(text, "/root")).encode("latin-1"))
+        re.compile(print_regex(paths.path_regex(text, paths.Place("/root"))).encode("latin-1"))
     except globs.GlobError as caught:
         error = caught
     assert error is None or 0 <= error.start < error.end <= len(text)
