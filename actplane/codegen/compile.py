@@ -253,8 +253,8 @@ class _Build:
             self._deciding("socket_sendmsg", network.socket_sendmsg)
         if receives or judge.flowing:
             self._deciding("socket_recvmsg", network.socket_recvmsg)
-        if judge.flowing or connects:
-            self._add_maps(network.SOCKETS)
+        if judge.flowing:
+            self._add_maps(network.SOCKETS, network.ENDPOINTS)
 
     def _cgroup(self) -> None:
         if not self._judge.clauses([Operation.CONNECT]):

@@ -23,17 +23,25 @@ from actplane.ir.policy import Operation
 SOCKETS = MapSpec("sockets", MapType.BPF_MAP_TYPE_SK_STORAGE, 4, layout.OBJECT_BYTES, 0, flags=1)
 """Labels that wait in a socket for whoever reads from it, and those it has carried already."""
 
+ENDPOINTS = MapSpec("endpoints", MapType.BPF_MAP_TYPE_HASH, 24, layout.OBJECT_BYTES, 1 << 16, flags=1)
+"""Labels of what was sent to an address, for whoever receives there or from there."""
+
 # A socket address in SCRATCH_KERNEL, as sockaddr_in and sockaddr_in6 have it.
 _FAMILY = layout.SCRATCH_KERNEL
 _PORT = layout.SCRATCH_KERNEL + 2
 _V4 = layout.SCRATCH_KERNEL + 4
 _V6 = layout.SCRATCH_KERNEL + 8
 ADDRESS_BYTES = 128
+# Made canonical (no IPv4-mapped address, zero what the family does not use), its first 24 bytes are
+# the key of ENDPOINTS. Sockets bound to every address read what was sent to a port: family 0.
+_KEY_WORDS = (layout.SCRATCH_KERNEL, layout.SCRATCH_KERNEL + 8, layout.SCRATCH_KERNEL + 16)
 
 # Fields of the context of a cgroup program, struct bpf_sock_addr.
 _USER_IP4 = 4
 _USER_IP6 = 8
 _USER_PORT = 24
+
+_BPF_NOEXIST = 1
 
 
 def socket_connect(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
@@ -108,6 +116,9 @@ def socket_recvmsg(judge: Judge, name: str, denied: int) -> tuple[bc.Function, .
         f.ret(0)
     scratch = own_scratch(f, task, denied)
     judge.begin(f, scratch, state, ("endpoint",))
+    if judge.flowing:
+        _copy_own(f, scratch, sk, family)
+        f.call("gain_endpoint", scratch)
     _copy_peer(f, scratch, sk, family)
     _judge_address(f, judge, scratch, state, sk, layout.EVENT_RECV, denied)
     f.ret(0)
@@ -195,6 +206,31 @@ def _copy_peer(f: FunctionBuilder, scratch: bc.Value, sk: bc.Value, family: bc.V
         f.helper("bpf_probe_read_kernel", to, 16, f.field_address(sk, kernel.SOCK_V6_DADDR))
 
 
+def _copy_own(f: FunctionBuilder, scratch: bc.Value, sk: bc.Value, family: bc.Value) -> None:
+    """Emit: the key of the address that a socket is bound to."""
+    for offset in _KEY_WORDS:
+        f.store(scratch, offset, 0)
+    port = f.load(sk, 0, 2, "port", kernel.SOCK_NUMBER)
+    f.store(scratch, _PORT, f.to_big_endian(port, 16), 2)
+    bound, v6, done = f.new_block("bound"), f.new_block("v6"), f.new_block("done")
+    v4 = f.load(sk, 0, 4, "v4", kernel.SOCK_OWN_ADDRESS)
+    # An IPv6 socket that talks IPv4 has its address there as well.
+    f.branch(v4, "!=", 0, bound, v6)
+    f.start(bound)
+    f.store(scratch, _FAMILY, kernel.AF_INET, 2)
+    f.store(scratch, _V4, v4, 4)
+    f.jump(done)
+    f.start(v6)
+    with f.when(family, "==", kernel.AF_INET6):
+        to = f.op(scratch, "+", _V6, "to")
+        f.helper("bpf_probe_read_kernel", to, 16, f.field_address(sk, kernel.SOCK_V6_OWN_ADDRESS))
+        any_bit = f.load(scratch, _V6, name="high")
+        f.update(any_bit, "|", f.load(scratch, _V6 + 8, name="low"))
+        with f.when(any_bit, "!=", 0):
+            f.store(scratch, _FAMILY, kernel.AF_INET6, 2)
+    f.start(done)
+
+
 def _judge_address(
     f: FunctionBuilder, judge: Judge, scratch: bc.Value, state: bc.Value, sk: bc.Value, event: int, denied: int
 ) -> None:
@@ -245,13 +281,16 @@ def _shared(judge: Judge, operations: Sequence[Operation], event: int) -> tuple[
     functions = [
         _judge_address_function(judge, operations, event),
         _nibbles(),
-        *judge.recognizers["endpoint"].functions(),
         *path_functions(),
         *report_functions(judge, can_deny=True, is_exec_check=False),
     ]
     if event == layout.EVENT_CONNECT:
-        functions.append(_judge_unix_function(judge))
+        functions.extend([_judge_unix_function(judge), _give_endpoint(judge)])
+    else:
+        functions.append(_gain_endpoint(judge))
     functions.append(_settle(judge, operations, event))
+    if "endpoint" in judge.recognizers:
+        functions.extend(judge.recognizers["endpoint"].functions())
     if judge.clauses(operations):
         functions.append(judge.judge_function("judge_endpoint", operations))
     return tuple(functions)
@@ -283,8 +322,10 @@ def _judge_address_function(judge: Judge, operations: Sequence[Operation], event
     f.branch(f.load(scratch, _V6 + 8, 4, "middle"), "==", signed32(0xFFFF0000), mapped, plain, 32)
     f.start(mapped)
     f.store(scratch, _V4, f.load(scratch, _V6 + 12, 4), 4)
+    f.store(scratch, _FAMILY, kernel.AF_INET, 2)
     f.jump(v4)
     f.start(plain)
+    f.store(scratch, _V4, 0, 4)
     f.store(scratch, chunk, ord("6"), 1)
     f.call("nibbles", scratch, layout.SCRATCH_KERNEL + 8, layout.TEXT_CHUNK + 1, 16)
     f.call("nibbles", scratch, layout.SCRATCH_KERNEL + 2, layout.TEXT_CHUNK + 33, 2)
@@ -292,6 +333,8 @@ def _judge_address_function(judge: Judge, operations: Sequence[Operation], event
     f.jump(done)
 
     f.start(v4)
+    f.store(scratch, _V6, 0)
+    f.store(scratch, _V6 + 8, 0)
     f.store(scratch, chunk, ord("4"), 1)
     f.call("nibbles", scratch, layout.SCRATCH_KERNEL + 4, layout.TEXT_CHUNK + 1, 4)
     f.call("nibbles", scratch, layout.SCRATCH_KERNEL + 2, layout.TEXT_CHUNK + 9, 2)
@@ -309,7 +352,64 @@ def _judge_address_function(judge: Judge, operations: Sequence[Operation], event
     f.store(at, chunk, 0, 1)
     f.store(scratch, layout.SCRATCH_TARGET, layout.TEXT_CHUNK)
     f.store(scratch, layout.SCRATCH_TARGET_BYTES, length)
-    f.ret(f.call("settle", scratch, state))
+    if judge.flowing and event == layout.EVENT_RECV:
+        f.call("gain_endpoint", scratch)
+    refused = f.call("settle", scratch, state, result="refused")
+    with f.when(refused, "!=", 0):
+        f.ret(1)
+    if judge.flowing and event == layout.EVENT_CONNECT:
+        refused = f.call("give_endpoint", scratch, result="refused")
+        with f.when(refused, "!=", 0):
+            f.ret(1)
+        f.store(scratch, _FAMILY, 0, 2)
+        for offset in (_V4, _V6, _V6 + 4, _V6 + 8, _V6 + 12):
+            f.store(scratch, offset, 0, 4)
+        f.ret(f.call("give_endpoint", scratch))
+    f.ret(0)
+    return f.finish()
+
+
+def _gain_endpoint(judge: Judge) -> bc.Function:
+    """Return `gain_endpoint(scratch)`: the subject gains the labels of what was sent to an address."""
+    f = FunctionBuilder("gain_endpoint", ["scratch"])
+    (scratch,) = f.parameters
+    key = f.op(scratch, "+", layout.SCRATCH_KERNEL, "key")
+    labels = f.helper("bpf_map_lookup_elem", f.map_address("endpoints"), key, result="labels")
+    with f.when(labels, "!=", 0):
+        for pair in range(judge.label_words // 2):
+            word = f.load(scratch, layout.SCRATCH_LABELS + 8 * pair, name="word")
+            f.update(word, "|", f.load(labels, 8 * pair))
+            f.store(scratch, layout.SCRATCH_LABELS + 8 * pair, word)
+    f.ret(0)
+    return f.finish()
+
+
+def _give_endpoint(judge: Judge) -> bc.Function:
+    """Return `give_endpoint(scratch)`: an address gains the labels of the subject; 1 if there is no room."""
+    f = FunctionBuilder("give_endpoint", ["scratch"])
+    (scratch,) = f.parameters
+    value = f.frame_address(f.slot("value", layout.OBJECT_BYTES))
+    for pair in range(layout.OBJECT_BYTES // 8):
+        f.store(value, 8 * pair, 0)
+    worth = f.let(0, "worth")
+    for index, flowing in words_of(judge.flowing).items():
+        word = f.load(scratch, layout.SCRATCH_LABELS + 4 * index, 4, "word")
+        f.update(word, "&", signed32(flowing), width=32)
+        f.store(value, 4 * index, word, 4)
+        f.update(worth, "|", word)
+    with f.when(worth, "==", 0):
+        f.ret(0)
+    key = f.op(scratch, "+", layout.SCRATCH_KERNEL, "key")
+    endpoints = f.map_address("endpoints")
+    labels = f.helper("bpf_map_lookup_elem", endpoints, key, result="labels")
+    with f.when(labels, "==", 0):
+        f.helper("bpf_map_update_elem", endpoints, key, value, _BPF_NOEXIST)
+        f.assign(labels, f.helper("bpf_map_lookup_elem", endpoints, key))
+        with f.when(labels, "==", 0):
+            f.ret(1)
+    for index in words_of(judge.flowing):
+        f.atomic("|", labels, 4 * index, f.load(value, 4 * index, 4), 4)
+    f.ret(0)
     return f.finish()
 
 
@@ -395,12 +495,13 @@ def _settle(judge: Judge, operations: Sequence[Operation], event: int) -> bc.Fun
     f = FunctionBuilder("settle", ["scratch", "state"])
     scratch, state = f.parameters
     f.store(scratch, layout.SCRATCH_ACCESS, 0)
-    recognizer = judge.recognizers["endpoint"]
-    target = f.load(scratch, layout.SCRATCH_TARGET, name="target")
-    length = f.load(scratch, layout.SCRATCH_TARGET_BYTES, name="length")
-    f.update(length, "+", 1)
-    recognizer.begin(f, scratch)
-    recognizer.walk(f, scratch, target, length)
+    if "endpoint" in judge.recognizers:
+        recognizer = judge.recognizers["endpoint"]
+        target = f.load(scratch, layout.SCRATCH_TARGET, name="target")
+        length = f.load(scratch, layout.SCRATCH_TARGET_BYTES, name="length")
+        f.update(length, "+", 1)
+        recognizer.begin(f, scratch)
+        recognizer.walk(f, scratch, target, length)
     if event == layout.EVENT_RECV:
         judge.add_source_labels(f, scratch, "endpoint")
     if judge.clauses(operations):
