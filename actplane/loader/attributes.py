@@ -44,11 +44,9 @@ class Layout(ctypes.Structure):
         """Set one field. Raises InternalError if there is none of that name, or it cannot hold the value."""
         if name not in {field[0] for field in self._fields_}:
             raise InternalError(f"{type(self).__name__} has no field {name!r}")
-        is_buffer = isinstance(value, ctypes.Array | ctypes.Structure)
         if isinstance(value, bytes) and not isinstance(getattr(self, name), bytes):
             value = ctypes.create_string_buffer(value, max(len(value), 1))
-            is_buffer = True
-        if is_buffer:
+        if isinstance(value, ctypes.Array | ctypes.Structure):
             self._buffers.append(value)
             value = ctypes.addressof(value)
         try:

@@ -15,6 +15,8 @@ import os
 import platform
 import resource
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, TypeVar
 
@@ -26,6 +28,9 @@ _SYSCALL_NUMBERS = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "ppc64le": 36
 
 _TRIES = 10
 """How often a call is made when a pending signal ends it. libbpf tries a program load five times."""
+
+_CHARGED = (Command.BPF_MAP_CREATE, Command.BPF_PROG_LOAD, Command.BPF_BTF_LOAD)
+"""Commands that kernels before 5.11 charge to RLIMIT_MEMLOCK, answering EPERM over it."""
 
 _HINTS: dict[tuple[Command | None, int], str] = {
     (None, errno.EPERM): "bpf() needs CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN here: run as root",
@@ -58,16 +63,12 @@ class Kernel(Protocol):
 class RunningKernel:
     """The kernel this process runs on."""
 
-    def __init__(self) -> None:
-        self._is_memlock_raised = False
-
     def bpf(self, attr: Attr) -> int:
         result = self._call(attr)
-        if result == -errno.EPERM and not self._is_memlock_raised:
-            # Kernels before 5.11 charge maps and programs to RLIMIT_MEMLOCK and answer EPERM over it.
-            self._is_memlock_raised = True
-            if _raise_memlock_limit():
-                result = self._call(attr)
+        if result == -errno.EPERM and attr.command in _CHARGED:
+            with _lifted_memlock_limit() as is_lifted:
+                if is_lifted:
+                    result = self._call(attr)
         return result
 
     def _call(self, attr: Attr) -> int:
@@ -92,12 +93,11 @@ def bpf(attr: Attr, kernel: Kernel = RUNNING_KERNEL) -> int:
     Source: bpf(2), include/uapi/linux/bpf.h.
     Since:  that of the command; map and program commands 4.4, links 5.7.
     """
-    for _ in range(_TRIES):
-        result = kernel.bpf(attr)
-        # A pending signal ends the verifier with EAGAIN and a test run with EINTR, both before any effect.
-        is_interrupted = result == -errno.EINTR or (result == -errno.EAGAIN and attr.command is Command.BPF_PROG_LOAD)
-        if not is_interrupted:
+    result = kernel.bpf(attr)
+    for _ in range(_TRIES - 1):
+        if not _is_interrupted(attr.command, result):
             break
+        result = kernel.bpf(attr)
     if result < 0:
         raise KernelError(f"bpf({attr.command.name})", -result, hint_for(attr.command, -result))
     return result
@@ -108,16 +108,31 @@ def hint_for(command: Command, error: int) -> str:
     return _HINTS.get((command, error)) or _HINTS.get((None, error), "")
 
 
-def _raise_memlock_limit() -> bool:
-    """Lift RLIMIT_MEMLOCK; False if that changes nothing, or is not allowed (it needs CAP_SYS_RESOURCE)."""
-    infinity = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-    if resource.getrlimit(resource.RLIMIT_MEMLOCK) == infinity:
-        return False
+def _is_interrupted(command: Command, result: int) -> bool:
+    # A pending signal ends the verifier with EAGAIN and a test run with EINTR, both before any effect.
+    return result == -errno.EINTR or (result == -errno.EAGAIN and command is Command.BPF_PROG_LOAD)
+
+
+@contextmanager
+def _lifted_memlock_limit() -> Iterator[bool]:
+    """
+    Lift RLIMIT_MEMLOCK for a moment; False if that changes nothing, or is not allowed.
+
+    It needs CAP_SYS_RESOURCE. It is put back, because a supervised command inherits it.
+    """
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    before = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    is_lifted = before != unlimited
+    if is_lifted:
+        try:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
+        except (OSError, ValueError):
+            is_lifted = False
     try:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, infinity)
-    except (OSError, ValueError):
-        return False
-    return True
+        yield is_lifted
+    finally:
+        if is_lifted:
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, before)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 
 import pytest
 
@@ -139,17 +140,47 @@ def test_the_running_kernel_reports_its_error_number() -> None:
     assert RunningKernel().bpf(a.MapLookupElem(map_fd=0x7FFFFFFF)) in (-errno.EBADF, -errno.EPERM, -errno.ENOSYS)
 
 
-@pytest.mark.parametrize(("is_raised", "result"), [(True, 5), (False, -errno.EPERM)])
-def test_the_memory_limit_is_lifted_once_where_it_may_be(
-    monkeypatch: pytest.MonkeyPatch, is_raised: bool, result: int
-) -> None:
-    results = [-errno.EPERM, 5, -errno.EPERM]
-    kernel = RunningKernel()
-    monkeypatch.setattr(syscall, "_raise_memlock_limit", lambda: is_raised)
-    monkeypatch.setattr(kernel, "_call", lambda attr: results.pop(0))
-    assert kernel.bpf(a.MapCreate()) == result
-    results[:] = [-errno.EPERM, 5]
-    assert kernel.bpf(a.MapCreate()) == -errno.EPERM
+class Limit:
+    """RLIMIT_MEMLOCK, and a kernel that charges maps to it, as before 5.11."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_allowed: bool) -> None:
+        self.is_allowed = is_allowed
+        self.now = (65536, 65536)
+        self.seen: list[tuple[int, int]] = []
+        self.kernel = RunningKernel()
+        monkeypatch.setattr(resource, "getrlimit", lambda which: self.now)
+        monkeypatch.setattr(resource, "setrlimit", self.set)
+        monkeypatch.setattr(self.kernel, "_call", self.call)
+
+    def set(self, which: int, limits: tuple[int, int]) -> None:
+        if not self.is_allowed:
+            raise ValueError("not allowed to raise maximum limit")
+        self.now = limits
+
+    def call(self, attr: a.Attr) -> int:
+        self.seen.append(self.now)
+        return 5 if self.now[0] == resource.RLIM_INFINITY else -errno.EPERM
+
+
+def test_the_memory_limit_is_lifted_for_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = Limit(monkeypatch, is_allowed=True)
+    assert limit.kernel.bpf(a.MapCreate()) == 5
+    assert limit.now == (65536, 65536)
+    assert limit.kernel.bpf(a.MapUpdateElem()) == -errno.EPERM
+    assert len(limit.seen) == 3
+
+
+def test_a_memory_limit_that_cannot_be_lifted_is_borne(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = Limit(monkeypatch, is_allowed=False)
+    assert limit.kernel.bpf(a.MapCreate()) == -errno.EPERM
+    assert len(limit.seen) == 1
+
+
+def test_a_memory_limit_that_is_no_limit_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = Limit(monkeypatch, is_allowed=True)
+    limit.now = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(limit.kernel, "_call", lambda attr: -errno.EPERM)
+    assert limit.kernel.bpf(a.ProgLoad()) == -errno.EPERM
 
 
 def test_a_machine_without_the_call_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
