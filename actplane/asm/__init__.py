@@ -94,6 +94,7 @@ from actplane.asm.operands import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, R
 if TYPE_CHECKING:
     from actplane.asm.assembler import assemble, assemble_object
     from actplane.asm.disasm import format_insn
+    from actplane.asm.machine import Fault, Machine
     from actplane.asm.printer import disassemble
     from actplane.asm.program import MapSpec, Object, Program
     from actplane.asm.uapi import AttachType, Command, HelperId, MapType, ProgType
@@ -111,6 +112,8 @@ _LAZY = {
     "HelperId": "uapi",
     "MapType": "uapi",
     "ProgType": "uapi",
+    "Fault": "machine",
+    "Machine": "machine",
 }
 
 
@@ -141,6 +144,7 @@ __all__ = [
     "AttachType",
     "Command",
     "EnumValue",
+    "Fault",
     "Field",
     "Form",
     "FunctionAddress",
@@ -152,6 +156,7 @@ __all__ = [
     "Kind",
     "Label",
     "LabelHere",
+    "Machine",
     "MapFd",
     "MapSpec",
     "MapType",
