@@ -202,6 +202,15 @@ def text_regex(text: str) -> Regex:
     return union(items_regex(items, is_path=False) for items in expand(text))
 
 
+def is_nothing(regex: Regex) -> bool:
+    """Tell whether a language has no string at all."""
+    if isinstance(regex, Chars):
+        return not regex.mask & ANY_MASK
+    if isinstance(regex, Concat):
+        return any(map(is_nothing, regex.parts))
+    return isinstance(regex, Union) and all(map(is_nothing, regex.options))
+
+
 def has_slash(items: Items) -> bool:
     return SLASH in items
 

@@ -191,15 +191,18 @@ class Lowering:
 
         `is_exempting`: what matches is allowed more, so links do not widen the pattern.
         """
-        if not string.raw:
-            self.diagnostics.append(warning(string.span, f"an empty pattern matches nothing: {consequence}"))
         if "\n" in string.raw:
             message = "the pattern spans lines, and so do the names it matches"
             self.diagnostics.append(warning(string.span, message, "is the closing quote missing?"))
         if kind is ObjectKind.ENDPOINT:
-            return self.interned(string, kind, is_exempting, self.endpoint_pattern)
-        lowering = self.file_pattern if kind is ObjectKind.FILE else self.exec_pattern
-        return self.interned(string, kind, is_exempting, lambda each: lowering(each, may_widen=not is_exempting))
+            number = self.interned(string, kind, is_exempting, self.endpoint_pattern)
+        else:
+            lowering = self.file_pattern if kind is ObjectKind.FILE else self.exec_pattern
+            number = self.interned(string, kind, is_exempting, lambda each: lowering(each, may_widen=not is_exempting))
+        if globs.is_nothing(self.patterns.items[number].regex):
+            what = "this pattern" if string.raw else "an empty pattern"
+            self.diagnostics.append(warning(string.span, f"{what} matches nothing: {consequence}"))
+        return number
 
     def argument(self, string: ast.String) -> int:
         return self.interned(string, None, False, lambda each: (PatternKind.ARGUMENT, globs.text_regex(each.raw)))

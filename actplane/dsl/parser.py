@@ -18,20 +18,22 @@ from actplane.source import Diagnostic, Source
 _DECLARATION_STARTS = frozenset({"SOURCE", "RULE", "TRANSFORM", "END"})
 _ITEM_STARTS = frozenset({"EFFECT", "BECAUSE", "INSTEAD"})
 _INSERTABLE = ("EXEC", "COLON", "EQUALS", "BY", "RPAREN")
-_STRONG_LIKENESS = 0.6
+"""Tokens that say nothing of their own: where one is missing, the rest can be read without it."""
+_LIKENESS = 0.6
+"""How like a known word another must be, as difflib measures it, to be taken for it."""
 MAX_DEPTH = 64
 """Parentheses that may stand in each other."""
 
-_PLACES = (
-    (frozenset({"OPERATION"}), "operation"),
-    (frozenset({"LINEAGE"}), "condition"),
-    (frozenset({"KIND"}), "kind"),
-    (frozenset({"IF"}), ""),
-    (frozenset({"UNLESS"}), ""),
-    (frozenset({"EFFECT"}), "effect"),
-    (frozenset({"SOURCE"}), "declaration"),
-)
-"""What a word is meant to be, told by a token type that is expected there; the first that fits."""
+_PLACES = {
+    "OPERATION": "operation",
+    "LINEAGE": "condition",
+    "KIND": "kind",
+    "IF": "",
+    "UNLESS": "",
+    "EFFECT": "effect",
+    "SOURCE": "declaration",
+}
+"""What a word was meant to be, by a token type that can stand in its place; the first that can."""
 
 
 def parse(source: Source) -> tuple[ast.Policy, list[Diagnostic]]:
@@ -184,7 +186,7 @@ class _Parse:
             hint = "labels need no declaration of their own" if self.is_bare_label(token) else ""
             return Diagnostic(token.span, f"'{token.text}' was removed from the language: write '{meant}'", hint)
         shown = "a string" if token.type == "STRING" else f"'{token.text}'"
-        place = next((name for mark, name in _PLACES if mark <= expected), "")
+        place = next((name for kind, name in _PLACES.items() if kind in expected), "")
         message = f"unknown {place} {shown}" if place and token.type == "WORD" else f"unexpected {shown}"
         return Diagnostic(token.span, f"{message}: expected {wanted}", self.hint(token, expected, meant))
 
@@ -211,8 +213,8 @@ class _Parse:
         return self.tokens[self.position - 2].span.line == token.span.line
 
     def about_strings(self) -> str:
-        """Point at a string that spans lines: often its closing quote is missing."""
-        for token in reversed(self.tokens[: self.position]):
+        """Point at a string just before that spans lines: often its closing quote is missing."""
+        for token in self.tokens[max(self.position - 4, 0) : self.position]:
             if token.type == "STRING" and "\n" in token.text:
                 return f"the string that starts in line {token.span.line} spans lines: is its closing quote missing?"
         return ""
@@ -264,5 +266,5 @@ def _meant(token: Token, expected: frozenset[str]) -> str | None:
 
     # Swapped letters make a short word unlike itself by difflib's measure.
     swapped = [each for each in candidates if sorted(each) == sorted(word)]
-    close = swapped or difflib.get_close_matches(word, candidates, n=1, cutoff=_STRONG_LIKENESS)
+    close = swapped or difflib.get_close_matches(word, candidates, n=1, cutoff=_LIKENESS)
     return close[0] if close else None

@@ -7,7 +7,7 @@ import re
 import socket
 import string
 
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from actplane.dsl import compile_sources, endpoints, globs, paths
@@ -126,6 +126,7 @@ def test_globs_in_one_automaton_match_as_each_alone(globs_parts, texts):
 
 @given(st.text(st.sampled_from("ab/*?[]{},!\\-.~é"), max_size=12))
 @settings(max_examples=500, deadline=None)
+@example("..")
 def test_any_text_is_a_glob_or_an_error_with_a_place(text):
     error = None
     try:
@@ -139,6 +140,7 @@ def test_any_text_is_a_glob_or_an_error_with_a_place(text):
     st.lists(st.tuples(st.integers(0, 0x10FFFF), st.integers(0, 0x10FFFF)), max_size=3), st.characters(codec="utf-8")
 )
 @settings(max_examples=300, deadline=None)
+@example([(0, 0)], "0")
 def test_characters_are_matched_in_utf8(pairs, char):
     ranges = [(min(pair), max(pair)) for pair in pairs]
     is_inside = any(low <= ord(char) <= high for low, high in ranges) and char != "\0"
@@ -190,6 +192,7 @@ def test_noise_is_a_policy_or_errors_with_places(text):
 
 @given(st.text(max_size=60))
 @settings(max_examples=300, deadline=None)
+@example("0")
 def test_any_text_is_a_policy_or_errors(text):
     tree, problems = parse(Source("noise", text))
     assert problems or isinstance(tree.declarations, tuple)
