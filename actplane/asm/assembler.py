@@ -25,12 +25,12 @@ from actplane.asm.directives import (
     read_section,
 )
 from actplane.asm.encoding import decode
-from actplane.asm.insn import Insn, Label
+from actplane.asm.insn import Insn, Label, place
 from actplane.asm.isa import EXIT, Kind, form_of
 from actplane.asm.labels import FunctionHere, Item, LabelHere, try_resolve
 from actplane.asm.program import MapSpec, Object, Program
 from actplane.asm.statement import Operands, StatementError, evaluate
-from actplane.asm.syntax import explain, table
+from actplane.asm.syntax import explain, shape_of, table
 from actplane.asm.uapi import HelperId, ProgType
 from actplane.errors import AssembleError, DecodeError
 from actplane.source import Diagnostic, Source, Span
@@ -40,10 +40,11 @@ _CODED = re.compile(r"^[ \t]*(?P<slot>\d+): (?:[.\d]{11} )?\((?P<code>[0-9a-f]{2
 # A line of llvm-objdump: the slot, then the 8 or 16 bytes, then the text.
 _ADDRESSED = re.compile(r"\s*\d+:\s+(?:(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2}){7}(?:(?: [0-9a-f]{2}){8})?)(?:\s+|\Z))?")
 _LABEL = re.compile(r"\s*(?P<name>[A-Za-z_.$][\w.$]*)\s*:(?![:\w])\s*")
-_DIRECTIVE = re.compile(r"\s*(?P<name>\.[a-z]\w*)(?=\s|\Z)\s*")
+_DIRECTIVE = re.compile(r"(?P<name>\.[A-Za-z]\w*)(?=\s|\Z)\s*")
 # The code of a line: up to a comment. A # directly behind a word is no comment (`call name#1`).
-_CODE = re.compile(r"""(?:[^;#/"']|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])'|(?<=\S)\#(?=[\w-])|/(?!/))*""")
-_ANNOTATION = re.compile(r"\s+<[^<>]*>\s*\Z|(?<=\d)#\S+\s*\Z")
+_CODE = re.compile(r"""(?:[^;#/"']+|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])'|(?<=\S)\#(?=[\w-])|/(?!/))*""")
+# What follows an operand there: LLVM's `<label>`, bpftool's `pc+3#bpf_prog_...`.
+_ANNOTATION = re.compile(r"\s+<[^<>]*>\Z|(?<=\d)#\S+\Z")
 _LLVM_NOISE = re.compile(r"[0-9a-f]{16} <.*>:|Disassembly of section |.*\bfile format elf64-bpf")
 _LLVM_DIRECTIVES = frozenset(
     (".text", ".globl", ".global", ".p2align", ".type", ".size", ".ident", ".addrsig", ".addrsig_sym", ".file")
@@ -93,16 +94,17 @@ class _Assembler:
         self._maps: list[MapSpec] = []
         self._map: MapHeader | None = None
         self._constants: dict[str, int] = {}
-        self._known: dict[str, tuple[Insn, int, int]] = {}
+        self._known: dict[str, Insn] = {}
         self._is_listing = _CODED.search(source.text) is not None
         self._by_slot: dict[int, Insn] = {}
+        self._tables = (table(True), table(False))
 
     def run(self) -> Object:
         at = 0
         for line in self.source.text.split("\n"):
             known = self._known.get(line)
             if known is not None:
-                self._repeat(known, at)
+                self._repeat(known, line, at)
             elif line and not line.isspace():
                 self._line(line, at)
             at += len(line) + 1
@@ -112,9 +114,11 @@ class _Assembler:
             raise AssembleError(sorted(self.problems, key=lambda problem: problem.span.start if problem.span else 0))
         return Object(tuple(self._maps), tuple(self._programs))
 
-    def _repeat(self, known: tuple[Insn, int, int], at: int) -> None:
-        insn, start, end = known
-        span = Span(self.source, at + start, at + end)
+    def _repeat(self, insn: Insn, line: str, at: int) -> None:
+        """A line that stood before, without a label: the same instruction in another place."""
+        start = at + len(line) - len(line.lstrip())
+        length = 0 if insn.span is None else insn.span.end - insn.span.start
+        span = Span(self.source, start, start + length)
         self._items.append(Insn(insn.code, insn.dst, insn.src, insn.off, insn.imm, insn.symbol, span))
 
     def _error(self, start: int, end: int, message: str, hint: str = "") -> None:
@@ -131,38 +135,38 @@ class _Assembler:
 
     def _written(self, line: str, at: int) -> None:
         """A line of a person's, or of LLVM's disassembler."""
-        if _LLVM_NOISE.match(line):
+        code, start = _without_comment(line), 0
+        if ":" in code:
+            if _LLVM_NOISE.match(code):
+                return
+            while (label := _LABEL.match(code, start)) is not None:
+                self._label(label["name"], at + label.start("name"), at + label.end("name"))
+                start = label.end()
+        text = code[start:].lstrip()
+        if not text:
             return
-        found = _CODE.match(line)
-        code = found[0].rstrip() if found else line.rstrip()
-        start = 0
-        while (label := _LABEL.match(code, start)) is not None:
-            self._label(label["name"], at + label.start("name"), at + label.end("name"))
-            start = label.end()
-        if start == len(code) or code.isspace():
-            return
-        directive = _DIRECTIVE.match(code, start)
-        if directive is not None:
-            self._directive(directive["name"], code, directive.end(), at, directive.start("name"))
-            return
-        if code[start:].lstrip()[0].isdigit():
+        if text[0] == ".":
+            self._directive(code, len(code) - len(text), at)
+        elif text[0].isdigit():
             self._addressed(code, at)
-            return
-        insn, first, last = self._statement(code, start, None)
-        if start == 0:
-            self._known[line] = (insn, first, last)
-        self._items.append(self._placed(insn, at + first, at + last))
+        else:
+            insn, first, last = self._statement(code, start, None)
+            insn = self._placed(insn, at + first, at + last)
+            if start == 0:
+                self._known[line] = insn
+            self._items.append(insn)
 
     def _placed(self, insn: Insn, start: int, end: int) -> Insn:
-        return Insn(insn.code, insn.dst, insn.src, insn.off, insn.imm, insn.symbol, Span(self.source, start, end))
+        return place(insn, Span(self.source, start, end))
 
     def _statement(self, code: str, start: int, number: int | None) -> tuple[Insn, int, int]:
         """Return the instruction of a statement, and its first and last column."""
         body = code[start:]
         text = body.lstrip()
         first = start + len(body) - len(text)
-        for is_plain in (True, False):
-            for matcher, build in table(is_plain).get(text[0], ()):
+        shape = shape_of(text)
+        for rows in self._tables:
+            for matcher, build in rows.get(shape, ()):
                 found = matcher(text)
                 if found is not None:
                     try:
@@ -185,7 +189,7 @@ class _Assembler:
         found = _ADDRESSED.match(code)
         if found is None:
             raise StatementError("unknown line", 0, len(code), "a statement begins like `r0 = 1`")
-        text = _ANNOTATION.sub("", code)
+        text = _without_annotation(code)
         if found["bytes"] is None:
             insn, first, last = self._statement(text, found.end(), None)
             self._items.append(self._placed(insn, at + first, at + last))
@@ -208,8 +212,7 @@ class _Assembler:
         if found is None:
             return
         slot, number = int(found["slot"]), int(found["code"], 16)
-        code = _CODE.match(line)
-        text = _ANNOTATION.sub("", (code[0] if code else line).rstrip())
+        text = _without_annotation(_without_comment(line))
         insn, first, last = self._statement(text, found.end(), number)
         if insn.code != number:
             raise StatementError(f"the code beside it is {number:#04x}: `{insn}` has {insn.code:#04x}", first, last)
@@ -242,15 +245,19 @@ class _Assembler:
             self._error(start, end, f"constant {name!r} is already {self._constants[name]}")
         self._constants[name] = value
 
-    def _directive(self, name: str, code: str, start: int, at: int, first: int) -> None:
+    def _directive(self, code: str, first: int, at: int) -> None:
+        directive = _DIRECTIVE.match(code, first)
+        if directive is None:
+            raise DirectiveError("unknown directive", first, len(code), _DIRECTIVES_HINT)
+        name = directive["name"]
         here = Span(self.source, at + first, at + len(code))
-        arguments = Arguments(name, code, start, self._constants)
+        arguments = Arguments(name, code, directive.end(), self._constants)
         if name in DATA:
             self._data(arguments, here)
             return
         match name:
             case ".equ" | ".set":
-                self._equ(code, start, at)
+                self._equ(code, directive.end(), at)
             case ".prog":
                 self._begin_program(read_prog(arguments), here)
             case ".section":
@@ -267,8 +274,7 @@ class _Assembler:
             case ".data" | ".rodata":
                 self._begin_map(read_data(arguments), here)
             case _ if name not in _LLVM_DIRECTIVES:
-                known = ".equ .map .data .rodata .prog .section .func .byte .u16 .u32 .u64 .ascii .asciz .zero .align"
-                raise DirectiveError(f"unknown directive {name}", first, first + len(name), f"one of {known}")
+                raise DirectiveError(f"unknown directive {name}", first, first + len(name), _DIRECTIVES_HINT)
 
     def _equ(self, code: str, start: int, at: int) -> None:
         found = re.compile(r"([A-Za-z_]\w*)\s*[, =]\s*(.+)").fullmatch(code, start)
@@ -344,7 +350,20 @@ class _Assembler:
         self._maps.append(MapSpec(header.name, header.type, *sizes, header.flags, contents, header.is_frozen))
 
 
+_DIRECTIVES_HINT = "one of .equ .map .data .rodata .prog .section .func .byte .u16 .u32 .u64 .ascii .asciz .zero .align"
+
 _AMBIGUOUS = (Kind.LD_IMM64, Kind.CALL_HELPER, Kind.CALL_SUBPROGRAM, Kind.CALL_KFUNC)
+
+
+def _without_comment(line: str) -> str:
+    if ";" in line or "#" in line or "//" in line:
+        found = _CODE.match(line)
+        line = found[0] if found else line
+    return line.rstrip()
+
+
+def _without_annotation(code: str) -> str:
+    return _ANNOTATION.sub("", code) if code.endswith(">") or "#" in code else code
 
 
 def _either(words: tuple[str, ...]) -> str:

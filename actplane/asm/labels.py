@@ -89,7 +89,7 @@ class _Places:
         called = {
             item.symbol.name
             for item in items
-            if isinstance(item, Insn) and isinstance(item.symbol, (Subprogram, FunctionAddress))
+            if isinstance(item, Insn) and item.symbol and isinstance(item.symbol, (Subprogram, FunctionAddress))
         }
         declared = {item.name for item in items if isinstance(item, FunctionHere)}
         slot, index, scope = 0, 0, ""

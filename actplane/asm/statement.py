@@ -212,25 +212,22 @@ _SOURCES = {form.name: form.src.low for form in FORMS if form.kind is Kind.LD_IM
 
 
 def alu_register(o: Operands) -> Insn:
-    is_narrow = o.text("dst")[0] == "w"
-    code, off = _alu_form(o, is_narrow, True)
-    return Insn(code, int(o.text("dst")[1:]), o.narrow("src", is_narrow, "beside the first"), off)
+    dst = o.match["dst"]
+    is_narrow = dst[0] == "w"
+    code, off = _ALU[o.match["op"], 32 if is_narrow else 64, True]
+    return Insn(code, int(dst[1:]), o.narrow("src", is_narrow, "beside the first"), off)
 
 
 def alu_number(o: Operands) -> Insn:
-    dst = o.text("dst")
-    is_narrow = dst[0] == "w"
     if o.code == LD_IMM64:
         return wide_number(o)
-    code, off = _alu_form(o, is_narrow, False)
-    if "(" in o.text("imm"):
+    dst = o.match["dst"]
+    is_narrow = dst[0] == "w"
+    code, off = _ALU[o.match["op"], 32 if is_narrow else 64, False]
+    if "(" in o.match["imm"]:
         imm, symbol = o.symbol("imm")
         return Insn(code, int(dst[1:]), 0, off, imm, symbol)
     return Insn(code, int(dst[1:]), 0, off, o.signed_32("imm", is_narrow))
-
-
-def _alu_form(o: Operands, is_narrow: bool, is_register: bool) -> tuple[int, int]:
-    return _ALU[o.text("op"), 32 if is_narrow else 64, is_register]
 
 
 def negate(o: Operands) -> Insn:
@@ -459,15 +456,17 @@ def wide_pseudo(o: Operands) -> Insn:
 
 
 def jump_register(o: Operands) -> Insn:
-    is_narrow = o.text("dst")[0] == "w"
-    code = _JUMP[o.text("cmp"), 32 if is_narrow else 64, True]
-    return _branch(o, code, o.register("dst"), o.narrow("src", is_narrow, "beside the first"))
+    dst = o.match["dst"]
+    is_narrow = dst[0] == "w"
+    code = _JUMP[o.match["cmp"], 32 if is_narrow else 64, True]
+    return _branch(o, code, int(dst[1:]), o.narrow("src", is_narrow, "beside the first"))
 
 
 def jump_number(o: Operands) -> Insn:
-    is_narrow = o.text("dst")[0] == "w"
-    code = _JUMP[o.text("cmp"), 32 if is_narrow else 64, False]
-    return _branch(o, code, o.register("dst"), 0, o.signed_32("imm", is_narrow))
+    dst = o.match["dst"]
+    is_narrow = dst[0] == "w"
+    code = _JUMP[o.match["cmp"], 32 if is_narrow else 64, False]
+    return _branch(o, code, int(dst[1:]), 0, o.signed_32("imm", is_narrow))
 
 
 def _branch(o: Operands, code: int, dst: int, src: int, imm: int = 0) -> Insn:

@@ -162,33 +162,57 @@ Matcher = Callable[[str], "re.Match[str] | None"]
 Table = dict[str, tuple[tuple[Matcher, Build], ...]]
 
 
+def shape_of(text: str) -> str:
+    """
+    Return the key of a statement in `table`: its first character, and what follows the `=` if it assigns.
+
+    >>> shape_of("r1 s>>= 5"), shape_of("r0 = *(u8 *)(r1 +0)"), shape_of("exit")
+    ('r5', 'r*', 'e')
+    """
+    first = text[0]
+    if first not in "rw":
+        return first
+    at = text.find("=") + 1
+    if not at:
+        return first
+    then = text[at : at + 1]
+    if then == " ":
+        then = text[at + 1 : at + 2]
+    return first + (then if then and not then.isspace() else text[at:].lstrip()[:1])
+
+
 @cache
 def table(is_plain: bool) -> Table:
     """
-    Return the compiled templates by the first character of what they match.
+    Return the compiled templates by the shape of what they match.
 
     The plain table takes numbers only where the full one takes constants and sums too; it is
     faster and tried first.
     """
-    by_first: dict[str, list[tuple[Matcher, Build]]] = {}
+    by_shape: dict[str, list[tuple[Matcher, Build]]] = {}
     for tokens, build in tokens_of():
-        parts = (f"(?P<{t.name}>{t.plain if is_plain else t.pattern})" if t.name else t.pattern for t in tokens)
-        matcher = re.compile(r"\s*".join(parts) + r"\s*\Z").match
-        for first in _first_characters(tokens[0]):
-            by_first.setdefault(first, []).append((matcher, build))
-    return {first: tuple(rows) for first, rows in by_first.items()}
+        patterns = [token.plain if is_plain else token.pattern for token in tokens]
+        parts = (f"(?P<{t.name}>{pattern})" if t.name else pattern for t, pattern in zip(tokens, patterns, strict=True))
+        row = (re.compile(r"\s*".join(parts) + r"\s*\Z").match, build)
+        is_assignment = len(tokens) > 2 and (tokens[1].name == "op" or tokens[1].pattern == re.escape("="))
+        for first in _first_characters(patterns[0]):
+            for then in _first_characters(patterns[2]) if is_assignment and first in "rw" else [""]:
+                by_shape.setdefault(first + then, []).append(row)
+    return {shape: tuple(rows) for shape, rows in by_shape.items()}
 
 
-def _first_characters(token: Token) -> list[str]:
-    if not token.name:
-        return [token.words[1]]
-    return sorted({word[0] for word in _FIRST_WORDS if re.match(token.pattern, word)})
+def _first_characters(pattern: str) -> list[str]:
+    return sorted({sample[0] for sample in _SAMPLES if re.match(pattern, sample)})
 
 
-# For each class of token that may begin a line, a word for each character it may begin with.
-_FIRST_WORDS = (
-    *("r1", "w1", "add", "sub", "mul", "div", "or", "lsh", "rsh", "xor", "neg"),
-    *("le16", "be16", "swap16", "movsx832", "ldxw", "stw", "stxw", "jeq"),
+# A text that begins with each character that a token may begin with, and for each class one it matches.
+_SAMPLES = (
+    *(char + rest for char in map(chr, range(33, 127)) for rest in ("", "1", "_", "a'")),
+    *("add", "sub", "mul", "div", "or", "lsh", "rsh", "xor", "neg", "le16", "be16", "swap16", "movsx832"),
+    *("ldxw", "stw", "stxw", "jeq", "bswap16", "atomic_xchg", "field(", "enum(", "sizeof("),
+    *("map", "btf", "subprog", "addr_space_cast", "atomic_cmpxchg", "atomic64_cmpxchg", "load_acquire"),
+    *("xchg_64", "xchg32_32", "cmpxchg_64", "cmpxchg32_32", "if", "goto", "gotol", "may_goto", "call", "callx"),
+    *("exit", "lock", "store_release", "ld_pseudo", "lddw", "ja", "ja32"),
 )
 
 

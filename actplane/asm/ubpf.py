@@ -7,7 +7,6 @@ no word for are printed as the kernel prints them; the assembler reads both.
 
 from __future__ import annotations
 
-from actplane.asm.build import checked
 from actplane.asm.insn import Insn, Label, Subprogram
 from actplane.asm.isa import FORMS, Form, Kind
 from actplane.asm.operands import Size
@@ -39,62 +38,68 @@ def _raw_32(o: Operands) -> int:
     return value - (1 << 32) if value >> 31 == 1 else value
 
 
+def _alu(form: Form, o: Operands, src: int, imm: int = 0) -> Insn:
+    return Insn(form.code, o.register("dst"), src, form.off.low, imm)
+
+
 def alu_register(o: Operands) -> Insn:
-    return checked(_two_operands(_ALU, o, True), o.register("dst"), o.register("src"))
+    return _alu(_two_operands(_ALU, o, True), o, o.register("src"))
 
 
 def alu_number(o: Operands) -> Insn:
-    return checked(_two_operands(_ALU, o, False), o.register("dst"), imm=_raw_32(o))
+    return _alu(_two_operands(_ALU, o, False), o, 0, _raw_32(o))
 
 
 def negate(o: Operands) -> Insn:
-    return checked(_NEG[32 if o.text("op") == "neg32" else 64], o.register("dst"))
+    return _alu(_NEG[32 if o.text("op") == "neg32" else 64], o, 0)
 
 
 def swap(o: Operands) -> Insn:
     name = o.text("op")
-    return checked(_SWAP["b" + name if name.startswith("swap") else name], o.register("dst"))
+    form = _SWAP["b" + name if name.startswith("swap") else name]
+    return _alu(form, o, 0, form.bits)
 
 
 def sign_extend(o: Operands) -> Insn:
     form = _MOVSX.get(o.text("op"))
     if form is None:
         raise o.error("op", f"no such move: got {o.text('op')}, expected one of {', '.join(_MOVSX)}")
-    return checked(form, o.register("dst"), o.register("src"))
+    return _alu(form, o, o.register("src"))
 
 
 def load(o: Operands) -> Insn:
     name = o.text("op").removeprefix("ldx")
     kind = Kind.LDXSX if name.startswith("s") else Kind.LDX
-    return checked(_MEMORY[kind, _SIZES[name.removeprefix("s")]], o.register("dst"), o.register("src"), o.offset())
+    form = _MEMORY[kind, _SIZES[name.removeprefix("s")]]
+    return Insn(form.code, o.register("dst"), o.register("src"), o.offset())
 
 
 def store(o: Operands) -> Insn:
     form = _MEMORY[Kind.STX, _SIZES[o.text("op").removeprefix("stx")]]
-    return checked(form, o.register("base"), o.register("src"), o.offset())
+    return Insn(form.code, o.register("base"), o.register("src"), o.offset())
 
 
 def store_number(o: Operands) -> Insn:
     form = _MEMORY[Kind.ST, _SIZES[o.text("op").removeprefix("st")]]
-    return checked(form, o.register("base"), 0, o.offset(), _raw_32(o))
+    return Insn(form.code, o.register("base"), 0, o.offset(), _raw_32(o))
 
 
 def atomic(o: Operands) -> Insn:
     name, width = _name_and_width(o.text("op"))
     form = _ATOMIC["_".join(name.replace("_", " ").split()), width]
-    return checked(form, o.register("base"), o.register("src"), o.offset())
+    return Insn(form.code, o.register("base"), o.register("src"), o.offset(), form.imm.low)
 
 
 def jump_register(o: Operands) -> Insn:
     slots, label = o.target()
     form = _two_operands(_JUMP, o, True)
-    return checked(form, o.register("dst"), o.register("src"), slots, 0, Label(label) if label else None)
+    return Insn(form.code, o.register("dst"), o.register("src"), slots, 0, Label(label) if label else None)
 
 
 def jump_number(o: Operands) -> Insn:
     slots, label = o.target()
     form = _two_operands(_JUMP, o, False)
-    return checked(form, o.register("dst"), 0, slots, _raw_32(o), Label(label) if label else None)
+    return Insn(form.code, o.register("dst"), 0, slots, _raw_32(o), Label(label) if label else None)
 
 
 def wide(o: Operands) -> Insn:
