@@ -26,6 +26,7 @@ COMMANDS = {
     "compile": "show what a policy becomes, stage by stage",
     "doctor": "say what this kernel really allows",
     "domains": "list the domains of a policy file",
+    "fmt": "print a policy in its canonical form",
     "init": "write a policy to start from",
 }
 """Each is the module NAME_command with `add_parser(subparsers)`."""

@@ -27,7 +27,7 @@ _NEEDED_ALWAYS = {Feature.TASK_STORAGE: "5.11", Feature.RINGBUF: "5.8"}
 _HOW_TO_GET = {
     Tier.LSM: "it needs a kernel that allows BPF trampolines, and CONFIG_BPF_LSM",
     Tier.FMOD_RET: "it needs a kernel that allows BPF trampolines, and CONFIG_FUNCTION_ERROR_INJECTION",
-    Tier.TRACE: "it needs Linux 5.11 or newer with CONFIG_DEBUG_INFO_BTF",
+    Tier.TRACE: "it needs tracepoint programs that may send signals, and cgroup programs that may read task storage",
 }
 
 
