@@ -21,7 +21,7 @@ from actplane.codegen.select import select
 from actplane.codegen.tier import Tier, Weakening
 from actplane.errors import PolicyError
 from actplane.ir import bytecode as bc
-from actplane.ir.policy import Clause, Effect, ObjectKind, Operation, Policy, TargetIs
+from actplane.ir.policy import After, Clause, Effect, ObjectKind, Operation, Policy, TargetIs
 from actplane.source import Diagnostic
 
 HookKind = Literal["lsm", "fmod_ret", "tp_btf", "cgroup"]
@@ -89,6 +89,14 @@ def _problem(policy: Policy, tier: Tier, clause: Clause) -> tuple[str, str] | No
     for label in sorted(label for test in clause.when for label in test.required | test.forbidden):
         if any(s.label == label and s.kind is not ObjectKind.EXEC for s in policy.sources):
             return f"label {policy.labels[label]} cannot be followed: no hook sees files read or data received", ""
+    if isinstance(clause.unless, After):
+        since = (policy.invalidators[index].operation for index in policy.gates[clause.unless.gate].since)
+        unseen = sorted({operation.value for operation in since if operation is not Operation.EXEC})
+        if unseen:
+            return (
+                f"no hook sees a {' or '.join(unseen)}, which should close its gate",
+                "the gate stays open once passed",
+            )
     if kind == "exec" and clause.effect is Effect.BLOCK:
         return "an exec is seen only when it has committed", "kill, before the program's first instruction"
     if kind == "endpoint" and policy.patterns[clause.pattern].text.startswith(("unix:", "*")):

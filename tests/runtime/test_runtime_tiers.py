@@ -92,6 +92,13 @@ def test_what_a_tier_cannot_do_is_named_clause_by_clause() -> None:
     assert error.span.line == 6
 
 
+def test_a_gate_that_nothing_could_close_is_named() -> None:
+    policy = compile_policy('rule r: kill exec "git" if AGENT unless after exec "pytest" since exec "vi" or write "x"')
+    (error,) = tiers.diagnose(Tier.TRACE, weaknesses(policy, Tier.TRACE), Severity.ERROR)
+    assert "no hook sees a write, which should close its gate" in error.message
+    assert weaknesses(policy, Tier.FMOD_RET) == ()
+
+
 def test_what_is_said_of_a_tier_agrees_with_what_the_compiler_leaves_out() -> None:
     """No effect is called not available that compiles as written, and none available that does not."""
     targets = {Operation.CONNECT: 'endpoint "10.0.0.1"', Operation.RECV: 'endpoint "10.0.0.1"', Operation.EXEC: '"x"'}
