@@ -130,7 +130,7 @@ def load_btf(blob: bytes, kernel: Kernel = RUNNING_KERNEL) -> Handle:
     """
     Give a blob to the kernel.
 
-    Raises: KernelError; its hint holds the kernel's log.
+    Raises: KernelError; its hint is what the kernel's log says last.
     Since:  4.18.
     """
     try:
@@ -142,5 +142,6 @@ def load_btf(blob: bytes, kernel: Kernel = RUNNING_KERNEL) -> Handle:
             # It may well succeed now: the first try can have failed for want of memory.
             return Handle(bpf(attr, kernel), kernel)
         except KernelError:
-            text = log.value.decode(errors="replace").strip()
-            raise KernelError(error.call, error.errno, text or error.hint) from error
+            # The log lists the header and every type up to the one that is wrong.
+            said = log.value.decode(errors="replace").strip().splitlines()
+            raise KernelError(error.call, error.errno, said[-1] if said else error.hint) from error

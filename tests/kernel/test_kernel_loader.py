@@ -37,7 +37,8 @@ from actplane.asm.uapi import AttachType, HelperId, MapType, ProgType
 from actplane.errors import KernelError, RejectedByKernel, UnsupportedFeature
 from actplane.loader.attributes import ProgGetFdById
 from actplane.loader.btf import Btf, TypeNotFound
-from actplane.loader.btf_types import Kind
+from actplane.loader.btf_types import BtfType, Kind
+from actplane.loader.btf_write import BtfWriter, load_btf
 from actplane.loader.canary import canary
 from actplane.loader.collection import Collection
 from actplane.loader.features import Feature, Features
@@ -258,6 +259,28 @@ def test_a_slot_of_a_program_array_takes_a_program(btf: Btf) -> None:
         assert dispatcher.test_run(XDP_PACKET).retval == 3
         assert slots.delete(key(1))
         assert dispatcher.test_run(XDP_PACKET).retval == 7
+
+
+def test_a_run_takes_and_gives_data_and_context(btf: Btf) -> None:
+    # XDP: the context starts with the addresses of the packet's first byte and of its end.
+    keep = xdp(mov64(R0, 2), exit_())
+    with load(keep, {}, btf) as loaded:
+        run = loaded.test_run(bytes(range(64)), data_out_bytes=64)
+        assert (run.retval, run.data_out) == (2, bytes(range(64)))
+        with pytest.raises(KernelError, match="BPF_PROG_TEST_RUN"):
+            loaded.test_run(b"short")
+    argument = Program(
+        "argument", ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, (ldx(Size.DW, R0, R1, 8), exit_()), attach_to="sys_enter"
+    )
+    with load(argument, {}, btf) as loaded:
+        assert loaded.test_run(ctx=bytes(8) + (77).to_bytes(8, "little")).retval == 77
+
+
+def test_types_that_are_wrong_are_explained() -> None:
+    writer = BtfWriter()
+    writer.add(BtfType(Kind.BTF_KIND_PTR, "a_pointer_has_no_name", target=99))
+    with pytest.raises(KernelError, match=r"BPF_BTF_LOAD\): EINVAL.*\n.*hint: \[1\] PTR .*Invalid name"):
+        load_btf(writer.encode())
 
 
 def test_what_a_type_cannot_do_is_said(btf: Btf) -> None:

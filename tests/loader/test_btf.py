@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actplane.errors import DecodeError
+from actplane.errors import DecodeError, UnsupportedFeature
+from actplane.loader import btf as btf_module
 from actplane.loader.btf import Btf, TypeNotFound
 from actplane.loader.btf_types import VOID, BtfType, Enumerator, Kind, Linkage, Member
 from actplane.loader.btf_write import BtfWriter
+from actplane.verifier.types import BtfKind
 
 names = st.text(st.characters(codec="ascii", categories=("L", "N", "Pc")), max_size=12)
 ids = st.integers(0, 40)
@@ -234,6 +237,37 @@ def test_a_kind_from_the_future_is_refused_by_its_number() -> None:
 def test_a_blob_of_the_other_byte_order_is_refused() -> None:
     with pytest.raises(DecodeError, match="got magic 0x9feb"):
         Btf(b"\xeb\x9f\x01\0" + bytes(40))
+
+
+@pytest.mark.parametrize(
+    ("types_bytes", "strings", "message"),
+    [
+        (400, b"\0", "expected all of both sections"),
+        (3, b"\0", "both sections"),
+        (0, b"\0a", "start and end with a zero"),
+    ],
+)
+def test_sections_that_do_not_fit_are_refused(types_bytes: int, strings: bytes, message: str) -> None:
+    header = struct.pack("<HBBIIIII", 0xEB9F, 1, 0, 24, 0, types_bytes, 0, len(strings))
+    with pytest.raises(DecodeError, match=message):
+        Btf(header + strings)
+
+
+def test_a_kernel_built_without_types_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(btf_module, "VMLINUX_PATH", tmp_path / "vmlinux")
+    Btf.vmlinux.cache_clear()
+    with pytest.raises(UnsupportedFeature, match="CONFIG_DEBUG_INFO_BTF"):
+        Btf.vmlinux()
+    (tmp_path / "vmlinux").write_bytes(BtfWriter().encode())
+    assert len(Btf.vmlinux()) == 1
+    Btf.vmlinux.cache_clear()
+
+
+def test_the_mirror_asks_in_its_own_numbers() -> None:
+    """The mirror knows this class by shape alone, so the kinds it asks for must be ours."""
+    assert {kind.name: int(kind) for kind in BtfKind} == {
+        kind.name.removeprefix("BTF_KIND_").replace("UNKN", "VOID"): int(kind) for kind in Kind
+    }
 
 
 def test_equal_types_are_written_once() -> None:
