@@ -18,6 +18,9 @@ MAX_TARGET_CHARACTERS = 160
 """What is longer is cut on the screen; the events file has it whole."""
 
 
+_TOLD_EACH_TIME = 3
+
+
 def visible(data: bytes | str) -> str:
     r"""
     Return text in which every character shows: no control, no direction mark, no look-alike of a newline.
@@ -80,7 +83,8 @@ class Feedback:
     """
     The lines of one session.
 
-    The same thing happening again gets one line: a wall of repetitions hides what is new.
+    The same thing happening again gets one line, and from the third time on only every power of ten: a
+    wall of repetitions hides what is new. The events file has them all.
     """
 
     def __init__(self) -> None:
@@ -88,7 +92,7 @@ class Feedback:
 
     def lines(self, events: Sequence[Event]) -> list[str]:
         """
-        Return what to print about one record. `events` are all of its events, the strongest first.
+        Return what to print about one record, if anything. `events` are all of its events, the strongest first.
 
         Each rule has its reason and its remedy; several clauses of a rule that matched are one.
         """
@@ -98,8 +102,10 @@ class Feedback:
         by = f" (rule {names})" if names else ""
         key = (what, names, first.reason)
         self._seen[key] += 1
-        if self._seen[key] > 1:
-            return [f"actplane: {what}{by}, for the {_ordinal(self._seen[key])} time"]
+        count = self._seen[key]
+        if count > 1:
+            is_told = count <= _TOLD_EACH_TIME or set(str(count)[1:]) == {"0"}
+            return [f"actplane: {what}{by}, for the {_ordinal(count)} time"] if is_told else []
         lines = [f"actplane: {what}{by}"]
         told: set[tuple[str, str]] = set()
         for event in events:

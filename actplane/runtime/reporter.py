@@ -97,9 +97,10 @@ class Reporter:
             for event in events:
                 self._events.write(json.dumps(event.as_json()) + "\n")
         lines = self._feedback.lines(events)
-        say("\n".join(lines))
-        if self._feedback_file is not None:
-            self._feedback_file.write("\n".join(lines) + "\n")
+        if lines:
+            say("\n".join(lines))
+            if self._feedback_file is not None:
+                self._feedback_file.write("\n".join(lines) + "\n")
 
     def close(self) -> None:
         self._stack.close()

@@ -153,6 +153,8 @@ def test_what_happens_again_takes_one_line(policy: Policy) -> None:
     feedback.lines(read(policy, record((0,))))
     again = feedback.lines(read(policy, record((0,))))
     assert again == ["actplane: killed exec `git push` (rule no-push), for the 2nd time"]
+    told = [number for number in range(3, 1001) if feedback.lines(read(policy, record((0,))))]
+    assert told == [3, 10, 100, 1000]
     other = feedback.lines(read(policy, record((0,), argv=b"git\0push\0-f\0")))
     assert len(other) == 3
 
