@@ -14,7 +14,6 @@ from actplane.source import Diagnostic, Source, Span
 _STRING_TAG = "tag:yaml.org,2002:str"
 _NULL_TAG = "tag:yaml.org,2002:null"
 _INTEGER_TAG = "tag:yaml.org,2002:int"
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Document:
@@ -34,13 +33,15 @@ class Document:
         for line in self._lines:
             self._starts.append(self._starts[-1] + len(line) + 1)
         try:
-            self.root: Any = yaml.compose(source.text, Loader=_LOADER)
+            # Not the faster loader in C: it crashes the interpreter where a document is nested deep.
+            self.root: Any = yaml.compose(source.text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             place = source.span(self._offset(mark)) if mark else None
             raise PolicyError.at(place, f"not YAML: {error.problem or error.context}") from None
-        except yaml.YAMLError as error:
-            raise PolicyError.at(None, f"{source.name}: not YAML: {error}") from None
+        except yaml.reader.ReaderError as error:
+            place = source.span(error.position)
+            raise PolicyError.at(place, f"not YAML: {error.reason}: {error.character!r}") from None
         except RecursionError:
             raise PolicyError.at(None, f"{source.name}: not a policy file: nested too deep") from None
 

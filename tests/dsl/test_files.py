@@ -81,6 +81,24 @@ def test_problems_inside_a_block_have_the_lines_of_the_file(tmp_path):
     assert places == [(6, 9), (7, 44)]
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("policy: blok\n", "1:9"),
+        ("policy: 'blok'\n", "1:10"),
+        ("policy: |2\n    blok\n", "2:5"),
+        ("policy: |\n\n  # x\n    blok\n", "4:5"),
+        ('policy: "a\\tblok"\n', " (policy):1:1"),
+        ("policy: # x\n  blok\n  blok\n", " (policy):1:1"),
+    ],
+)
+def test_every_style_of_text_keeps_its_place(tmp_path, text, place):
+    path = written(tmp_path, text)
+    with pytest.raises(PolicyError) as caught:
+        compile_text(files.load_policy_file(path))
+    assert str(caught.value).startswith(f"{path}{place if place.startswith(' ') else ':' + place}: ")
+
+
 def test_folded_text_is_counted_from_its_own_start(tmp_path):
     path = written(tmp_path, 'policy: >\n  rule r:\n  kil exec "x"\n')
     text = files.load_policy_file(path)
@@ -105,6 +123,18 @@ def test_folded_text_is_counted_from_its_own_start(tmp_path):
         ("policy: [\n", "not YAML"),
         ("a: b: c\n", ":1:5: not YAML"),
         ("", "an empty file"),
+        ("? [a]\n: b\n", "1:3: policy file: expected a name as key, got a list"),
+        ("policy: x\nfeedback: [x]\n", "2:11: feedback: expected a mapping, got a list"),
+        (
+            "rules: {a: {ifc: x}}\ndomains: {d: {parent: [x]}}\n",
+            "2:23: domain 'd': parent: expected a name, got a list",
+        ),
+        ("rules: {a: {ifc: x}}\ndomains: {d: {bind: x}}\n", "2:21: domain 'd': bind: expected a list, got 'x'"),
+        ("rules:\ndomains: {d: }\n", "rules: empty"),
+        ("rules: {a: {ifc: x}}\ndomains:\n", "domains: empty"),
+        ("policy: !!binary x\n", "1:9: policy: expected text"),
+        ("policy: \x01\n", "1:9: not YAML: special characters are not allowed"),
+        ("[" * 5000, "not a policy file: nested too deep"),
         ("[a]\n", "1:1: policy file: expected a mapping, got a list"),
     ],
 )

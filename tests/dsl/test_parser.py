@@ -136,6 +136,12 @@ def test_parentheses_have_a_limit(depth):
 def test_an_expression_that_explodes_is_an_error():
     text = 'rule r: kill exec "x" if ' + " and ".join(f"(A{index} or B{index})" for index in range(60))
     assert errors(text) == ["the expression multiplies to more than 256 alternatives"]
+    mixed = (
+        'rule r: kill exec "x" if '
+        + "(A or B and C) or D and "
+        + " and ".join(f"(A{index % 9} or B{index} and C{index})" for index in range(40))
+    )
+    assert errors(mixed) == ["the expression multiplies to more than 256 alternatives"]
 
 
 def test_a_pattern_longer_than_any_path_is_an_error():
