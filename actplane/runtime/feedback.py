@@ -104,7 +104,7 @@ class Feedback:
         self._seen[key] += 1
         count = self._seen[key]
         if count > 1:
-            is_told = count <= _TOLD_EACH_TIME or set(str(count)[1:]) == {"0"}
+            is_told = count <= _TOLD_EACH_TIME or str(count).rstrip("0") == "1"
             return [f"actplane: {what}{by}, for the {_ordinal(count)} time"] if is_told else []
         lines = [f"actplane: {what}{by}"]
         told: set[tuple[str, str]] = set()
