@@ -250,7 +250,7 @@ def items_regex(items: Items, *, is_path: bool) -> Regex:
                 index += 2
             continue
         if isinstance(item, Char):
-            parts.append(literal(item.char.encode("utf-8", "surrogateescape")))
+            parts.extend(Chars(1 << byte) for byte in item.char.encode("utf-8", "surrogateescape"))
         elif isinstance(item, Span):
             parts.append(ANYTHING if item.is_deep or not is_path else Star(_any_but(avoid)))
         else:
