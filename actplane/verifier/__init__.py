@@ -1,0 +1,27 @@
+"""
+The mirror: an offline model of the kernel's verifier. It judges bytecode from anywhere; it knows
+nothing of policies, and it never talks to a kernel.
+"""
+
+from actplane.verifier.engine import Options
+from actplane.verifier.profiles import DEFAULT, PROFILES, KernelProfile, profile_of
+from actplane.verifier.report import Refusal, Report, Statistics, Step
+from actplane.verifier.types import BtfKind, OwnTypes, Type, TypeProvider
+from actplane.verifier.verify import verify
+
+__all__ = [
+    "DEFAULT",
+    "PROFILES",
+    "BtfKind",
+    "KernelProfile",
+    "Options",
+    "OwnTypes",
+    "Refusal",
+    "Report",
+    "Statistics",
+    "Step",
+    "Type",
+    "TypeProvider",
+    "profile_of",
+    "verify",
+]

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Protocol
 
+from actplane.asm.program import MapSpec
+
 
 class BtfKind(IntEnum):
     """Kinds of BTF types, as include/uapi/linux/btf.h numbers them."""
@@ -103,14 +105,24 @@ class TypeProvider(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TypeRef:
+    """A type by its id in one BTF."""
+
+    types: TypeProvider
+    type_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class OwnTypes:
     """
     What a program's own BTF says about it, where it has any.
 
-    `functions` maps the slot that a function starts at to the id of its BTF_KIND_FUNC;
-    `map_values` maps the name of a map to the id of its value's type.
+    `functions` maps the slot that a function starts at to the id of its BTF_KIND_FUNC in `types`;
+    `map_values` maps the name of a map to the type of its value, `inner_maps` the name of a map of
+    maps to what the maps inside are like.
     """
 
-    types: TypeProvider
+    types: TypeProvider | None = None
     functions: Mapping[int, int] = field(default_factory=dict[int, int])
-    map_values: Mapping[str, int] = field(default_factory=dict[str, int])
+    map_values: Mapping[str, TypeRef] = field(default_factory=dict[str, TypeRef])
+    inner_maps: Mapping[str, MapSpec] = field(default_factory=dict[str, MapSpec])

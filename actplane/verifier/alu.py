@@ -1,0 +1,395 @@
+"""
+Arithmetic instructions: numbers are computed, pointers move within what their kind allows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from actplane.asm.insn import Insn
+from actplane.verifier import arith
+from actplane.verifier.arith import ADD, ARSH, DIV, END, LSH, MOD, MOV, NEG, RSH, SUB, XOR
+from actplane.verifier.flow import ALU64
+from actplane.verifier.refusals import refuse
+from actplane.verifier.scalar import (
+    S64_MIN,
+    UNKNOWN,
+    Range,
+    constant,
+    sign_extend,
+    zero_extend32,
+)
+from actplane.verifier.state import State
+from actplane.verifier.tnum import U32
+from actplane.verifier.values import (
+    UNKNOWN_SCALAR,
+    Flag,
+    Kind,
+    Pointer,
+    Scalar,
+    known,
+    name_of,
+    scalar,
+)
+
+if TYPE_CHECKING:
+    from actplane.verifier.engine import Engine, Handler
+
+MAX_VAR_OFF: Final = 1 << 29
+_S32_MAX: Final = (1 << 31) - 1
+_S32_MIN: Final = -(1 << 31)
+
+_OP_SIGNS: Final = {0x40: "|=", 0x50: "&=", 0xA0: "^=", ADD: "+=", SUB: "-="}
+_UNKNOWN32: Final = scalar(zero_extend32(UNKNOWN))
+_FIXED_KINDS: Final = frozenset(
+    {Kind.PACKET_END, Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, Kind.XDP_SOCK, Kind.MAP_PTR, Kind.FLOW_KEYS}
+)
+_PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
+
+
+def compile_alu(v: Engine, slot: int, insn: Insn) -> Handler:
+    """Return the handler of an ALU or ALU64 instruction."""
+    op = insn.code & 0xF0
+    if op == MOV:
+        return _compile_move(v, slot, insn)
+    if op == END:
+        return _compile_swap(v, slot, insn)
+    if op == NEG:
+        return _compile_negate(v, slot, insn)
+    return _compile_binary(v, slot, insn)
+
+
+def read(regs: list[Scalar | Pointer | None], reg: int, slot: int) -> Scalar | Pointer:
+    """Return a register's value. Refuses one that was never set."""
+    value = regs[reg]
+    if value is None:
+        refuse("uninitialized-register", slot, f"r{reg} is read before it is set", reg)
+    return value
+
+
+def _reserved(slot: int, what: str) -> Handler:
+    def handler(state: State) -> int:
+        refuse("bad-instruction", slot, what)
+
+    return handler
+
+
+def _frame_pointer(slot: int) -> Handler:
+    def handler(state: State) -> int:
+        refuse("frame-pointer-write", slot, "r10 is the frame pointer and is read only")
+
+    return handler
+
+
+def _compile_move(v: Engine, slot: int, insn: Insn) -> Handler:
+    is_wide = insn.code & 7 == ALU64
+    dst, src, following = insn.dst, insn.src, slot + 1
+    if insn.code & 8 == 0:
+        if src or insn.off:
+            return _reserved(slot, "a move of a constant uses reserved fields")
+        if dst == 10:
+            return _frame_pointer(slot)
+        value = known(insn.imm if is_wide else insn.imm & U32)
+
+        def move_constant(state: State) -> int:
+            state.frames[-1].regs[dst] = value
+            return following
+
+        return move_constant
+    if insn.imm or insn.off not in ((0, 8, 16, 32) if is_wide else (0, 8, 16)):
+        if not (insn.off == 1 and is_wide and insn.imm):
+            return _reserved(slot, "a move uses reserved fields")
+        return _compile_cast(v, slot, insn)
+    if dst == 10:
+        return _frame_pointer(slot)
+    if insn.off:
+        return _compile_sign_extend(v, slot, insn, is_wide)
+
+    def move(state: State) -> int:
+        regs = state.frames[-1].regs
+        value = regs[src]
+        if value is None:
+            refuse("uninitialized-register", slot, f"r{src} is read before it is set", src)
+        if value.__class__ is Scalar and not value.range.is_const and (value.id == 0 or value.delta is not None):
+            regs[src] = value = Scalar(value.range, v.new_id())
+        regs[dst] = value
+        return following
+
+    def move32(state: State) -> int:
+        regs = state.frames[-1].regs
+        value = regs[src]
+        if value is None:
+            refuse("uninitialized-register", slot, f"r{src} is read before it is set", src)
+        if isinstance(value, Pointer):
+            if not v.is_privileged:
+                refuse("pointer-leak", slot, f"r{src} is a pointer, and half of it would be copied", src)
+            regs[dst] = _UNKNOWN32
+            return following
+        if value.range.umax <= U32:
+            if not value.range.is_const and (value.id == 0 or value.delta is not None):
+                regs[src] = value = Scalar(value.range, v.new_id())
+            regs[dst] = value
+        else:
+            regs[dst] = scalar(zero_extend32(value.range))
+        return following
+
+    return move if is_wide else move32
+
+
+def _compile_cast(v: Engine, slot: int, insn: Insn) -> Handler:
+    dst, src = insn.dst, insn.src
+
+    def cast(state: State) -> int:
+        if insn.imm not in (1, 1 << 16):
+            refuse("bad-instruction", slot, "addr_space_cast knows address spaces 0 and 1 only")
+        if not any(facts.spec.type == 33 for facts in v.subject.maps.values()):
+            refuse("bad-instruction", slot, "addr_space_cast needs a program that uses an arena map")
+        regs = state.frames[-1].regs
+        value = read(regs, src, slot)
+        if insn.imm == 1:
+            regs[dst] = Pointer(Kind.ARENA)
+        else:
+            regs[dst] = value if isinstance(value, Scalar) else UNKNOWN_SCALAR
+        return slot + 1
+
+    return cast
+
+
+def _compile_sign_extend(v: Engine, slot: int, insn: Insn, is_wide: bool) -> Handler:
+    dst, src, size = insn.dst, insn.src, insn.off // 8
+
+    def move_sign_extended(state: State) -> int:
+        regs = state.frames[-1].regs
+        value = read(regs, src, slot)
+        if isinstance(value, Pointer):
+            if not v.is_privileged:
+                refuse("pointer-leak", slot, f"r{src} is a pointer, and part of it would be copied", src)
+            regs[dst] = UNKNOWN_SCALAR if is_wide else _UNKNOWN32
+            return slot + 1
+        if value.range.umax < 1 << (insn.off - 1):
+            if not value.range.is_const and (value.id == 0 or value.delta is not None):
+                regs[src] = value = Scalar(value.range, v.new_id())
+            regs[dst] = value
+            return slot + 1
+        extended = sign_extend(value.range, size)
+        regs[dst] = scalar(extended if is_wide else zero_extend32(extended))
+        return slot + 1
+
+    return move_sign_extended
+
+
+def _compile_swap(v: Engine, slot: int, insn: Insn) -> Handler:
+    is_wide = insn.code & 7 == ALU64
+    if insn.off or insn.imm not in (16, 32, 64) or (is_wide and insn.code & 8) or insn.src:
+        return _reserved(slot, "a byte swap uses reserved fields")
+    if insn.dst == 10:
+        return _frame_pointer(slot)
+
+    def swap(state: State) -> int:
+        regs = state.frames[-1].regs
+        value = read(regs, insn.dst, slot)
+        if isinstance(value, Pointer) and not v.is_privileged:
+            refuse("pointer-arithmetic", slot, f"r{insn.dst} is a pointer and cannot be swapped", insn.dst)
+        is_known = isinstance(value, Scalar) and value.range.is_const and v.profile.at_least(7, 0)
+        if is_known:
+            assert isinstance(value, Scalar)
+            is_swap = is_wide or bool(insn.code & 8)
+            regs[insn.dst] = scalar(arith.swap_bytes(value.range, insn.imm, is_swap))
+        else:
+            regs[insn.dst] = UNKNOWN_SCALAR
+        return slot + 1
+
+    return swap
+
+
+def _compile_negate(v: Engine, slot: int, insn: Insn) -> Handler:
+    is_wide = insn.code & 7 == ALU64
+    if insn.code & 8 or insn.src or insn.off or insn.imm:
+        return _reserved(slot, "a negation uses reserved fields")
+    if insn.dst == 10:
+        return _frame_pointer(slot)
+
+    def negate(state: State) -> int:
+        regs = state.frames[-1].regs
+        value = read(regs, insn.dst, slot)
+        if isinstance(value, Pointer):
+            if not v.is_privileged:
+                refuse("pointer-arithmetic", slot, f"r{insn.dst} is a pointer and cannot be negated", insn.dst)
+            regs[insn.dst] = UNKNOWN_SCALAR if is_wide else _UNKNOWN32
+        elif v.profile.at_least(6, 17):
+            regs[insn.dst] = scalar(arith.negate(value.range, is_wide))
+        else:
+            regs[insn.dst] = UNKNOWN_SCALAR if is_wide else _UNKNOWN32
+        return slot + 1
+
+    return negate
+
+
+def _compile_binary(v: Engine, slot: int, insn: Insn) -> Handler:
+    op, is_wide, dst, src = insn.code & 0xF0, insn.code & 7 == ALU64, insn.dst, insn.src
+    is_register = bool(insn.code & 8)
+    if op > END or (op == END):
+        return _reserved(slot, f"there is no ALU operation 0x{op:02x}")
+    allowed_off = (0, 1) if op in (DIV, MOD) else (0,)
+    if insn.off not in allowed_off or (is_register and insn.imm) or (not is_register and src):
+        return _reserved(slot, "an ALU instruction uses reserved fields")
+    if dst == 10:
+        return _frame_pointer(slot)
+    if not is_register:
+        if op in (DIV, MOD) and insn.imm == 0:
+            return _refusal("division-by-zero", slot, "the divisor is the constant 0")
+        if op in (LSH, RSH, ARSH) and not 0 <= insn.imm < (64 if is_wide else 32):
+            return _refusal("shift-out-of-range", slot, f"a shift by {insn.imm} is not below the width")
+    operand = constant(insn.imm)
+    constant_operand = scalar(operand)
+    keeps_link = op == ADD and v.is_privileged and v.profile.at_least(6, 12)
+    following = slot + 1
+
+    def compute(state: State) -> int:
+        regs = state.frames[-1].regs
+        right = regs[src] if is_register else constant_operand
+        left = regs[dst]
+        if left is None or right is None:
+            missing = src if right is None else dst
+            refuse("uninitialized-register", slot, f"r{missing} is read before it is set", missing)
+        if left.__class__ is Scalar and right.__class__ is Scalar:
+            result = arith.apply(op, is_wide, left.range, right.range)
+            if keeps_link and left.id and not result.is_const:
+                regs[dst] = _linked_sum(v, left, right, result, is_wide)
+            else:
+                regs[dst] = scalar(result)
+            return following
+        regs[dst] = _with_pointer(v, state, slot, insn, left, right)
+        return following
+
+    return compute
+
+
+def _refusal(id_: str, slot: int, claim: str) -> Handler:
+    def handler(state: State) -> int:
+        refuse(id_, slot, claim)
+
+    return handler
+
+
+def _linked_sum(v: Engine, left: Scalar, right: Scalar, result: object, is_wide: bool) -> Scalar:
+    """Keep the link between a number and its copy when a small constant was added."""
+    assert isinstance(right, Scalar)
+    range_ = result
+    added = right.range
+    if not is_wide or not added.is_const or left.delta is not None or added.value > _S32_MAX:
+        return scalar(range_)  # type: ignore[arg-type]
+    return Scalar(range_, left.id, added.value)  # type: ignore[arg-type]
+
+
+def _with_pointer(
+    v: Engine, state: State, slot: int, insn: Insn, left: Scalar | Pointer, right: Scalar | Pointer
+) -> Scalar | Pointer:
+    op, is_wide = insn.code & 0xF0, insn.code & 7 == ALU64
+    if isinstance(left, Pointer) and isinstance(right, Pointer):
+        if left.kind is Kind.ARENA or right.kind is Kind.ARENA:
+            return Pointer(Kind.ARENA) if is_wide else UNKNOWN_SCALAR
+        if op == SUB and v.is_privileged:
+            return UNKNOWN_SCALAR if is_wide else _UNKNOWN32
+        sign = _OP_SIGNS.get(op, "op=")
+        refuse("pointer-arithmetic", slot, f"r{insn.dst} {sign} r{insn.src}: both are pointers", insn.dst, insn.src)
+    if isinstance(left, Pointer):
+        assert isinstance(right, Scalar)
+        if insn.code & 8:
+            v.mark_precise(state, insn.src)
+        return move_pointer(v, slot, insn, left, right, is_reversed=False)
+    assert isinstance(right, Pointer)
+    v.mark_precise(state, insn.dst)
+    return move_pointer(v, slot, insn, right, left, is_reversed=True)
+
+
+def move_pointer(
+    v: Engine, slot: int, insn: Insn, pointer: Pointer, amount: Scalar, *, is_reversed: bool
+) -> Scalar | Pointer:
+    """Return the pointer moved by a number; `is_reversed` if the number stood left of it."""
+    op, is_wide, dst = insn.code & 0xF0, insn.code & 7 == ALU64, insn.dst
+    offset = amount.range
+    kind = pointer.kind
+    if kind is Kind.ARENA:
+        return pointer if is_wide else UNKNOWN_SCALAR
+    if not is_wide:
+        if op == SUB and v.is_privileged:
+            return _UNKNOWN32
+        refuse("pointer-arithmetic", slot, f"r{dst}: 32-bit arithmetic on a pointer", dst)
+    if pointer.flags & Flag.NULL:
+        claim = f"r{dst} is {pointer.type_name}: arithmetic on a pointer that may be null"
+        refuse("pointer-null-arithmetic", slot, claim, dst)
+    if pointer.flags & Flag.UNTRUSTED and pointer.flags & Flag.RDONLY and kind is Kind.MEM:
+        return pointer
+    if kind in _FIXED_KINDS:
+        is_allowed = (kind is Kind.FLOW_KEYS and offset.is_const) or (
+            op == ADD and offset.is_const and offset.value == 0
+        )
+        if not is_allowed:
+            refuse("pointer-arithmetic", slot, f"r{dst} is {pointer.type_name}, which does not move", dst)
+    _check_amount(slot, dst, pointer, offset)
+    if op == ADD:
+        moved = _add(v, pointer, offset)
+    elif op == SUB:
+        if is_reversed:
+            refuse("pointer-arithmetic", slot, f"r{dst}: a pointer is subtracted from a number", dst)
+        moved = _subtract(v, slot, dst, pointer, offset)
+    elif op in (0x40, 0x50, XOR):
+        refuse("pointer-arithmetic", slot, f"r{dst} {_OP_SIGNS[op]}: a bitwise operation on a pointer", dst)
+    else:
+        refuse("pointer-arithmetic", slot, f"r{dst}: a pointer can only be added to and subtracted from", dst)
+    _check_moved(slot, dst, moved)
+    return moved
+
+
+def _add(v: Engine, pointer: Pointer, offset: Range) -> Pointer:
+    if offset.is_const and _S32_MIN <= pointer.off + offset.smin <= _S32_MAX:
+        return pointer.but(off=pointer.off + offset.smin)
+    changes = {"var": arith.add(pointer.var, offset)}
+    if pointer.kind in _PACKETS:
+        # It is another packet pointer now, about which no comparison has said anything.
+        return pointer.but(id=v.new_id(), span=0, **changes)
+    return pointer.but(**changes)
+
+
+def _subtract(v: Engine, slot: int, dst: int, pointer: Pointer, offset: Range) -> Pointer:
+    if pointer.kind is Kind.STACK:
+        refuse("pointer-arithmetic", slot, f"r{dst}: subtraction from a stack pointer", dst)
+    if offset.is_const and _S32_MIN <= pointer.off - offset.smin <= _S32_MAX:
+        return pointer.but(off=pointer.off - offset.smin)
+    changes = {"var": arith.sub(pointer.var, offset)}
+    if pointer.kind in _PACKETS:
+        span = 0 if offset.smin < 0 else pointer.span
+        return pointer.but(id=v.new_id(), span=span, **changes)
+    return pointer.but(**changes)
+
+
+def _check_amount(slot: int, dst: int, pointer: Pointer, offset: Range) -> None:
+    name = pointer.type_name
+    if offset.is_const and not -MAX_VAR_OFF < offset.smin < MAX_VAR_OFF:
+        refuse("pointer-out-of-range", slot, f"r{dst}: {offset.smin} is too much to move a {name} pointer by", dst)
+    if offset.smin == S64_MIN:
+        claim = f"r{dst}: a {name} pointer is moved by a number without a lower bound"
+        refuse("pointer-out-of-range", slot, claim, dst)
+    if not -MAX_VAR_OFF < offset.smin < MAX_VAR_OFF:
+        claim = f"r{dst}: a {name} pointer is moved by {offset.smin} or more, out of any bounds"
+        refuse("pointer-out-of-range", slot, claim, dst)
+
+
+def _check_moved(slot: int, dst: int, pointer: Pointer) -> None:
+    name = pointer.type_name
+    if not -MAX_VAR_OFF < pointer.off < MAX_VAR_OFF:
+        refuse("pointer-out-of-range", slot, f"r{dst}: the offset {pointer.off} of a {name} pointer is too large", dst)
+    var = pointer.var
+    if var.is_const and not -MAX_VAR_OFF < var.smin < MAX_VAR_OFF:
+        refuse("pointer-out-of-range", slot, f"r{dst}: {var.smin} is too much to move a {name} pointer by", dst)
+    if var.smin == S64_MIN:
+        claim = f"r{dst}: the offset of a {name} pointer has no lower bound"
+        refuse("pointer-out-of-range", slot, claim, dst)
+    if not -MAX_VAR_OFF < var.smin < MAX_VAR_OFF:
+        refuse("pointer-out-of-range", slot, f"r{dst}: the offset {var.smin} of a {name} pointer is out of bounds", dst)
+
+
+def describe(value: Scalar | Pointer | None) -> str:
+    """Return a few words on a value, for claims."""
+    return "not set" if value is None else name_of(value)

@@ -1,0 +1,251 @@
+"""
+What a program is attached to, for the kinds that name a function, a tracepoint or a hook: its
+arguments and what it returns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from actplane.asm.program import Program
+from actplane.asm.uapi import AttachType, ProgType
+from actplane.verifier.btf_walk import bare, is_number, is_struct, pointee, type_tags
+from actplane.verifier.refusals import refuse
+from actplane.verifier.types import BtfKind, Type, TypeProvider
+from actplane.verifier.values import UNKNOWN_SCALAR, Flag, Kind, Pointer, Scalar
+
+if TYPE_CHECKING:
+    from actplane.verifier.profiles import KernelProfile
+
+MAX_ARGS: Final = 12
+
+BTF_ATTACHED: Final = frozenset({ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_LSM})
+
+# LSM hooks whose objects are being made or torn down: their pointers are not trusted.
+_UNTRUSTED_HOOKS: Final = frozenset(
+    {
+        "bpf_map_free",
+        "bpf_prog_free",
+        "file_alloc_security",
+        "file_free_security",
+        "sk_alloc_security",
+        "sk_free_security",
+        "task_free",
+        "bpf_prog_alloc_security",
+        "bpf_map_alloc_security",
+    }
+)
+
+# LSM hooks that run where sleeping is allowed.
+_SLEEPABLE: Final = """
+bpf bpf_map bpf_map_create bpf_map_free bpf_prog bpf_prog_free bpf_prog_load bpf_token_capable bpf_token_cmd
+bpf_token_create bpf_token_free bprm_check_security bprm_committed_creds bprm_committing_creds
+bprm_creds_for_exec bprm_creds_from_file capget capset cred_prepare current_getsecid_subj d_instantiate d_path
+file_ioctl file_ioctl_compat file_lock file_open file_post_open file_receive file_truncate inode_create
+inode_free_security inode_get_acl inode_getattr inode_getxattr inode_mknod inode_need_killpriv
+inode_post_removexattr inode_post_set_acl inode_post_setattr inode_post_setxattr inode_readlink inode_remove_acl
+inode_removexattr inode_rename inode_rmdir inode_set_acl inode_setattr inode_setxattr inode_symlink inode_unlink
+kernel_load_data kernel_module_request kernel_read_file kernfs_init_security key_free key_permission mmap_file
+netlink_send path_notify path_truncate release_secctx sb_alloc_security sb_eat_lsm_opts sb_kern_mount sb_mount
+sb_remount sb_set_mnt_opts sb_show_options sb_statfs sb_umount settime socket_accept socket_bind socket_connect
+socket_create socket_getpeername socket_getpeersec_dgram socket_getsockname socket_getsockopt socket_listen
+socket_post_create socket_recvmsg socket_sendmsg socket_shutdown socket_socketpair syslog task_alloc
+task_fix_setgid task_fix_setuid task_getsecid_obj task_prctl task_setscheduler task_to_inode userns_create
+"""
+SLEEPABLE_HOOKS: Final = frozenset(_SLEEPABLE.split())
+
+# LSM hooks that answer with 0 or 1 instead of an error number.
+_BOOLEAN_HOOKS: Final = frozenset({"inode_need_killpriv", "xfrm_state_pol_flow_match", "audit_rule_known"})
+
+# LSM hooks that a program may not attach to since Linux 6.12.
+_DISABLED: Final = """
+getprocattr getselfattr inode_copy_up inode_copy_up_xattr inode_getsecurity inode_listsecurity
+inode_need_killpriv ismaclabel key_getsecurity secid_to_secctx setprocattr vm_enough_memory
+"""
+DISABLED_HOOKS: Final = frozenset(_DISABLED.split())
+
+# Arguments of tracepoints that may be null although most callers pass a pointer, as bits.
+NULLABLE_TRACEPOINT_ARGS: Final = {
+    "sched_pi_setprio": 0b10,
+    "sched_stick_numa": 0b100,
+    "sched_swap_numa": 0b100,
+    "afs_make_fs_call": 0b10,
+    "inet_sk_error_report": 0,
+    "tcp_send_reset": 0b11,
+    "xdp_redirect": 0,
+    "kfree_skb": 0b1000,
+    "netlink_extack": 0,
+    "mm_page_alloc": 0b1,
+    "sched_skip_cpuset_numa": 0,
+    "sched_switch": 0,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of an attach point: the value that a load of it yields, or why it is refused."""
+
+    value: Scalar | Pointer | None
+    problem: str = ""
+    size: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class AttachPoint:
+    """A function or tracepoint with its arguments; `returns` is that of the function, None for void."""
+
+    name: str
+    args: tuple[Argument, ...]
+    returns: Argument | None
+    returns_int: bool
+    has_return_arg: bool
+    """Whether the context holds the return value after the arguments (fexit, fmod_ret)."""
+
+
+def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -> AttachPoint | None:
+    """
+    Return what a TRACING or LSM program is attached to; None for other kinds of program.
+
+    Raises: Refused if the name is missing, not in BTF, or not one that this kind may attach to.
+    """
+    if program.prog_type not in BTF_ATTACHED:
+        return None
+    name = program.attach_to
+    if not name:
+        refuse("attach", -1, "a tracing or LSM program needs the name of what it attaches to")
+    if types is None:
+        refuse("attach", -1, f"no kernel types are given, so nothing is known of {name!r}")
+    is_lsm = program.prog_type is ProgType.BPF_PROG_TYPE_LSM
+    if is_lsm:
+        if profile.at_least(6, 12) and name in DISABLED_HOOKS:
+            refuse("attach", -1, f"the LSM hook {name} is closed to programs")
+        function = f"bpf_lsm_{name}"
+        if program.is_sleepable and name not in SLEEPABLE_HOOKS:
+            refuse("sleeping", -1, f"the LSM hook {name} does not run where sleeping is allowed")
+    else:
+        function = {
+            AttachType.BPF_TRACE_RAW_TP: f"btf_trace_{name}",
+            AttachType.BPF_TRACE_ITER: f"bpf_iter_{name}",
+        }.get(program.attach_type or AttachType.BPF_TRACE_FENTRY, name)
+    proto = _prototype(types, function, is_tracepoint=program.attach_type is AttachType.BPF_TRACE_RAW_TP)
+    if proto is None:
+        refuse("attach", -1, f"the kernel's BTF has no {function}")
+    return _point(program, types, name, proto, profile)
+
+
+def _prototype(types: TypeProvider, name: str, *, is_tracepoint: bool) -> Type | None:
+    if is_tracepoint:
+        type_id = types.id_of(BtfKind.TYPEDEF, name)
+        if type_id is None:
+            return None
+        target = pointee(types, type_id)
+        return types.type_at(target) if target else None
+    type_id = types.id_of(BtfKind.FUNC, name)
+    return types.type_at(types.type_at(type_id).target) if type_id is not None else None
+
+
+def _point(program: Program, types: TypeProvider, name: str, proto: Type, profile: KernelProfile) -> AttachPoint:
+    params = list(proto.members)
+    is_tracepoint = program.attach_type is AttachType.BPF_TRACE_RAW_TP
+    if is_tracepoint:
+        params = params[1:]  # the first is the tracepoint's own data
+    flags = _trust(program, name, profile)
+    nullable = NULLABLE_TRACEPOINT_ARGS.get(name, 0) if is_tracepoint and profile.at_least(6, 13) else 0
+    args = []
+    for index, param in enumerate(params[:MAX_ARGS]):
+        extra = Flag.NULL if nullable >> index & 1 else 0
+        if param.name.endswith("__nullable"):
+            extra = Flag.NULL
+        args.append(argument(types, param.type_id, flags | extra, f"argument {index} of {name}"))
+    returned = bare(types, proto.target)
+    returns = argument(types, proto.target, 0, f"the return value of {name}") if returned is not None else None
+    has_return = program.attach_type in (
+        AttachType.BPF_TRACE_FEXIT,
+        AttachType.BPF_MODIFY_RETURN,
+    ) or (program.prog_type is ProgType.BPF_PROG_TYPE_LSM and returned is not None)
+    return AttachPoint(name, tuple(args), returns, is_number(returned), has_return)
+
+
+def _trust(program: Program, name: str, profile: KernelProfile) -> int:
+    if not profile.at_least(6, 2):
+        return 0
+    if program.prog_type is ProgType.BPF_PROG_TYPE_LSM:
+        return 0 if name in _UNTRUSTED_HOOKS else Flag.TRUSTED
+    if program.attach_type in (AttachType.BPF_TRACE_RAW_TP, AttachType.BPF_TRACE_ITER):
+        return Flag.TRUSTED
+    return 0
+
+
+def argument(types: TypeProvider, type_id: int, flags: int, what: str) -> Argument:
+    """Return the value of an argument of a kernel function by its type."""
+    found = bare(types, type_id)
+    if found is None or is_number(found):
+        return Argument(UNKNOWN_SCALAR, size=min(found.size, 8) if found is not None else 8)
+    if found.kind != BtfKind.PTR:
+        return Argument(None, f"{what} is a struct by value, which cannot be read")
+    target = pointee(types, type_id)
+    inner = types.type_at(target) if target else None
+    if inner is None or is_number(inner) or inner.kind == BtfKind.FUNC_PROTO:
+        return Argument(UNKNOWN_SCALAR)
+    if inner.kind == BtfKind.PTR or inner.kind == BtfKind.ARRAY:
+        return Argument(UNKNOWN_SCALAR)
+    if not is_struct(inner):
+        return Argument(None, f"{what} points at something without a known layout")
+    tags = type_tags(types, type_id)
+    if "user" in tags:
+        flags |= Flag.USER
+    if "percpu" in tags:
+        flags |= Flag.PERCPU
+    return Argument(Pointer(Kind.BTF_ID, flags=flags, types=types, type_id=target or 0))
+
+
+def return_range(program: Program, point: AttachPoint | None, profile: KernelProfile) -> tuple[int, int] | None:
+    """Return the range that r0 must be in at the end of the program, None if any number will do."""
+    kind, attach = program.prog_type, program.attach_type
+    if kind is ProgType.BPF_PROG_TYPE_LSM:
+        return _lsm_range(program, point, profile)
+    if kind is ProgType.BPF_PROG_TYPE_TRACING:
+        if attach in (AttachType.BPF_TRACE_FENTRY, AttachType.BPF_TRACE_FEXIT):
+            return 0, 0
+        return (0, 1) if attach is AttachType.BPF_TRACE_ITER else None
+    if kind is ProgType.BPF_PROG_TYPE_CGROUP_SOCK_ADDR:
+        name = attach.name if attach is not None else ""
+        if name.endswith(("RECVMSG", "GETPEERNAME", "GETSOCKNAME")):
+            return 1, 1
+        return (0, 3) if name in ("BPF_CGROUP_INET4_BIND", "BPF_CGROUP_INET6_BIND") else (0, 1)
+    if kind is ProgType.BPF_PROG_TYPE_CGROUP_SKB:
+        return (0, 3) if attach is AttachType.BPF_CGROUP_INET_EGRESS else (0, 1)
+    if kind is ProgType.BPF_PROG_TYPE_KPROBE and attach is AttachType.BPF_TRACE_KPROBE_SESSION:
+        return (0, 1) if profile.at_least(6, 10) else None
+    return (0, 1) if kind in _ZERO_OR_ONE else None
+
+
+_ZERO_OR_ONE: Final = frozenset(
+    {
+        ProgType.BPF_PROG_TYPE_CGROUP_SOCK,
+        ProgType.BPF_PROG_TYPE_SOCK_OPS,
+        ProgType.BPF_PROG_TYPE_CGROUP_DEVICE,
+        ProgType.BPF_PROG_TYPE_CGROUP_SYSCTL,
+        ProgType.BPF_PROG_TYPE_CGROUP_SOCKOPT,
+        ProgType.BPF_PROG_TYPE_SK_LOOKUP,
+        ProgType.BPF_PROG_TYPE_NETFILTER,
+    }
+)
+
+
+def _lsm_range(program: Program, point: AttachPoint | None, profile: KernelProfile) -> tuple[int, int] | None:
+    is_void = point is not None and point.returns is None
+    if program.attach_type is AttachType.BPF_LSM_CGROUP:
+        return (1, 1) if is_void else (0, 1)
+    if is_void or not profile.at_least(6, 12):
+        return None
+    if program.attach_to in _BOOLEAN_HOOKS:
+        return 0, 1
+    return -4095, 0
+
+
+def takes_no_return_value(program: Program, point: AttachPoint | None) -> bool:
+    """Whether r0 need not even be set at the end: an LSM hook that returns nothing."""
+    is_lsm = program.prog_type is ProgType.BPF_PROG_TYPE_LSM and program.attach_type is not AttachType.BPF_LSM_CGROUP
+    return is_lsm and point is not None and point.returns is None

@@ -1,0 +1,167 @@
+"""Which module an instruction belongs to, and the few instructions that need none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from actplane.asm.insn import Insn, MapFd, MapValue
+from actplane.asm.uapi import ProgType
+from actplane.verifier import refs
+from actplane.verifier.alu import compile_alu
+from actplane.verifier.calls import compile_helper_call
+from actplane.verifier.flow import (
+    ALU,
+    ALU64,
+    CALL,
+    EXIT,
+    HELPER_CALL,
+    KFUNC_CALL,
+    LD,
+    LD_IMM64,
+    LDX,
+    PSEUDO_CALL,
+    PSEUDO_FUNC,
+    ST,
+    STX,
+)
+from actplane.verifier.jumps import compile_jump
+from actplane.verifier.memory import compile_memory
+from actplane.verifier.refusals import refuse
+from actplane.verifier.state import State
+from actplane.verifier.subprograms import compile_exit, compile_subprogram_call
+from actplane.verifier.values import UNKNOWN_SCALAR, Flag, Kind, Pointer, Value, known
+
+if TYPE_CHECKING:
+    from actplane.verifier.engine import Engine, Handler
+
+
+def compile_insn(v: Engine, slot: int) -> Handler:
+    """Return the function that carries out the instruction at a slot on a state."""
+    insn = v.code.at[slot]
+    if insn is None:
+        return _refusal("bad-jump", slot, "control goes into the middle of an ld_imm64")
+    for reg in (insn.dst, insn.src):
+        if reg > 10:
+            return _refusal("bad-instruction", slot, f"there is no register r{reg}")
+    kind = insn.code & 7
+    if kind in (ALU, ALU64):
+        return compile_alu(v, slot, insn)
+    if kind in (LDX, ST, STX):
+        return compile_memory(v, slot, insn)
+    if kind == LD:
+        return _compile_ld(v, slot, insn)
+    if insn.code == EXIT:
+        return compile_exit(v, slot, insn)
+    if insn.code & 0xF0 == 0x80:
+        return _compile_call(v, slot, insn)
+    return compile_jump(v, slot, insn)
+
+
+def _refusal(id_: str, slot: int, claim: str) -> Handler:
+    def handler(state: State) -> int:
+        refuse(id_, slot, claim)
+
+    return handler
+
+
+def _compile_call(v: Engine, slot: int, insn: Insn) -> Handler:
+    if insn.code != CALL:
+        return _refusal("bad-instruction", slot, "there is no call through a register")
+    if insn.src == HELPER_CALL:
+        return compile_helper_call(v, slot, insn)
+    if insn.src == PSEUDO_CALL:
+        return compile_subprogram_call(v, slot, insn)
+    if insn.src == KFUNC_CALL:
+        from actplane.verifier.kfuncs import compile_kfunc_call
+
+        return compile_kfunc_call(v, slot, insn)
+    return _refusal("bad-instruction", slot, f"there is no kind of call {insn.src}")
+
+
+def _compile_ld(v: Engine, slot: int, insn: Insn) -> Handler:
+    if insn.code & 0xE0 in (0x20, 0x40) and insn.code & 0x18 != 0x18:
+        return _compile_packet_load(v, slot, insn)
+    if insn.code != LD_IMM64:
+        return _refusal("bad-instruction", slot, f"there is no instruction 0x{insn.code:02x}")
+    if insn.off:
+        return _refusal("bad-instruction", slot, "an ld_imm64 uses reserved fields")
+    if insn.dst == 10:
+        return _refusal("frame-pointer-write", slot, "r10 is the frame pointer and is read only")
+    value = _loaded_value(v, slot, insn)
+    following, dst = slot + 2, insn.dst
+
+    def load(state: State) -> int:
+        state.frames[-1].regs[dst] = value
+        return following
+
+    if not isinstance(value, Pointer) or value.kind is not Kind.MAP_VALUE or value.map is None:
+        return load
+    if value.map.field_of("spin_lock") is None:
+        return load
+
+    def load_lockable(state: State) -> int:
+        # As far as locks can tell, every load gives another pointer.
+        state.frames[-1].regs[dst] = value.but(id=v.new_id())
+        return following
+
+    return load_lockable
+
+
+def _loaded_value(v: Engine, slot: int, insn: Insn) -> Value:
+    symbol = insn.symbol
+    if isinstance(symbol, MapFd):
+        facts = v.subject.maps.get(symbol.name)
+        if facts is None:
+            refuse("bad-map", slot, f"there is no map {symbol.name!r}")
+        return Pointer(Kind.MAP_PTR, map=facts)
+    if isinstance(symbol, MapValue):
+        facts = v.subject.maps.get(symbol.name)
+        if facts is None:
+            refuse("bad-map", slot, f"there is no map {symbol.name!r}")
+        if facts.spec.type == 33:
+            return Pointer(Kind.ARENA)
+        return Pointer(Kind.MAP_VALUE, map=facts, off=symbol.offset_bytes)
+    if insn.src == PSEUDO_FUNC:
+        low = insn.imm & 0xFFFFFFFF
+        target = slot + 1 + (low - (1 << 32) if low >> 31 else low)
+        return Pointer(Kind.FUNC, detail=target)
+    if insn.src == 0:
+        return known(insn.imm)
+    if insn.src == 3:
+        found: Value | None = v.subject.notes.get("ksyms", {}).get(slot)
+        if found is not None:
+            return found
+        refuse("bad-map", slot, "the kernel symbol of an ld_imm64 is not known")
+    refuse("bad-instruction", slot, f"an ld_imm64 of kind {insn.src} refers to nothing")
+
+
+_CLASSIC: frozenset[ProgType] = frozenset(
+    {ProgType.BPF_PROG_TYPE_SOCKET_FILTER, ProgType.BPF_PROG_TYPE_SCHED_CLS, ProgType.BPF_PROG_TYPE_SCHED_ACT}
+)
+
+
+def _compile_packet_load(v: Engine, slot: int, insn: Insn) -> Handler:
+    """LD_ABS and LD_IND: load from the packet through the context in r6, or end the program."""
+    is_indirect = insn.code & 0xE0 == 0x40
+
+    def load(state: State) -> int:
+        if v.prog_type not in _CLASSIC:
+            refuse("bad-instruction", slot, "LD_ABS and LD_IND are for socket filters and traffic control only")
+        if insn.dst or insn.off or (not is_indirect and insn.src):
+            refuse("bad-instruction", slot, "LD_ABS or LD_IND uses reserved fields")
+        frame = state.frames[-1]
+        context = frame.regs[6]
+        if context is None:
+            refuse("uninitialized-register", slot, "r6 is read before it is set", 6)
+        refs.check_nothing_held(v, state, slot, "LD_ABS or LD_IND", is_exit=False)
+        if not isinstance(context, Pointer) or context.kind is not Kind.CTX or context.flags & Flag.NULL:
+            refuse("context-modified", slot, "r6 must hold the context for LD_ABS and LD_IND", 6)
+        if context.off or not context.var.is_const:
+            refuse("context-modified", slot, "r6 must hold the unmodified context for LD_ABS and LD_IND", 6)
+        if is_indirect and frame.regs[insn.src] is None:
+            refuse("uninitialized-register", slot, f"r{insn.src} is read before it is set", insn.src)
+        frame.regs[0:6] = [None] * 6
+        frame.regs[0] = UNKNOWN_SCALAR
+        return slot + 1
+
+    return load

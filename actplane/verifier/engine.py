@@ -1,0 +1,338 @@
+"""
+The walk over a program's paths: one instruction after the other, branches kept for later, states
+kept at checkpoints, until every path has ended or one is refused.
+
+What an instruction does is in the modules beside this one; each compiles an instruction once into a
+function from the state to the next slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from actplane.asm.program import Program
+from actplane.asm.uapi import ProgType
+from actplane.verifier import precision, pruning
+from actplane.verifier.flow import JMP, JMP32, Code
+from actplane.verifier.maps import MapFacts
+from actplane.verifier.pruning import EXACT, NOT_EXACT, RANGE_WITHIN, Checkpoint, states_equal
+from actplane.verifier.refusals import refuse
+from actplane.verifier.state import ITER, Frame, State
+from actplane.verifier.types import OwnTypes, TypeProvider
+
+if TYPE_CHECKING:
+    from actplane.verifier.profiles import KernelProfile
+
+Handler = Callable[[State], int]
+"""Takes a state before an instruction, changes it, returns the next slot, or -1 where a path ends."""
+
+END: Final = -1
+
+MAX_PENDING: Final = 8192
+
+STRICT_ALIGNMENT: Final = 1
+ANY_ALIGNMENT: Final = 2
+STATE_FREQ: Final = 8
+SLEEPABLE: Final = 16
+XDP_HAS_FRAGS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a program is verified, beside what it is."""
+
+    is_privileged: bool = True
+    is_strict: bool = False
+    keeps_all_states: bool = False
+    flags: int = 0
+    max_insns: int = 1_000_000
+    wants_log: bool = False
+
+
+@dataclass(slots=True)
+class Subject:
+    """What is verified: the program with the maps and types that it refers to, resolved."""
+
+    program: Program
+    maps: dict[str, MapFacts]
+    types: TypeProvider | None
+    own: OwnTypes | None
+    attach: Any = None
+    """What the program is attached to: see `attach`."""
+    notes: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Engine:
+    """One verification. `run` walks one function; the rest is for the modules of instructions."""
+
+    def __init__(self, subject: Subject, code: Code, profile: KernelProfile, options: Options) -> None:
+        self.subject = subject
+        self.program = subject.program
+        self.code = code
+        self.profile = profile
+        self.options = options
+        self.prog_type: ProgType = subject.program.prog_type
+        self.is_sleepable = subject.program.is_sleepable
+        self.is_privileged = options.is_privileged
+        self.is_gpl = subject.program.license in GPL_COMPATIBLE
+        self.tracks_precision = options.is_privileged
+        self.allows_uninitialized_stack = options.is_privileged and profile.at_least(6, 3)
+        self.log: list[str] = []
+        self.processed = 0
+        self.jumps = 0
+        self.states_kept = 0
+        self.peak_states = 0
+        self.max_states_per_insn = 0
+        self.stack_bytes: dict[int, int] = {}
+        self.globals_called: list[int] = []
+        """First slots of global functions and asynchronous callbacks that still need a walk of their own."""
+        self.pointer_kinds: dict[int, Any] = {}
+        """What kind of pointer each load or store was used with."""
+        self.changes_packet = False
+        self._ids = 0
+        self._handlers: list[Handler | None] = [None] * code.size
+        self._is_jump = bytearray(1 if insn is not None and insn.code & 7 in (JMP, JMP32) else 0 for insn in code.at)
+        self._pending: list[State] = []
+        self._kept: dict[int, list[Checkpoint]] = {}
+        self._jumps_at_checkpoint = 0
+        self._insns_at_checkpoint = 0
+        self.state = State()
+
+    def new_id(self) -> int:
+        self._ids += 1
+        return self._ids
+
+    def mark_precise(self, state: State, *regs: int) -> None:
+        precision.mark(self, state, *regs)
+
+    def in_sleepable(self, state: State) -> bool:
+        return self.is_sleepable or state.in_sleepable
+
+    def in_rcu(self, state: State) -> bool:
+        """Whether pointers under RCU stay valid here."""
+        return bool(state.rcu_depth or state.locks or not self.in_sleepable(state))
+
+    def push(self, state: State, slot: int, text: str, at: int) -> State:
+        """Keep a copy of the state to go on from another slot later. Returns the copy."""
+        other = state.copy()
+        other.slot = slot
+        other.steps = (at, text, other.steps)
+        self._pending.append(other)
+        if other.parent is not None:
+            other.parent.branches += 1
+        if len(self._pending) > MAX_PENDING:
+            refuse("too-complex", at, f"more than {MAX_PENDING} branches are waiting to be walked")
+        return other
+
+    def note_stack(self, frame: Frame, depth: int) -> None:
+        """Note how deep a function's stack is used, in bytes."""
+        start = self.code.starts[frame.subprogram]
+        if depth > self.stack_bytes.get(start, 0):
+            self.stack_bytes[start] = depth
+
+    def run(self, initial: State) -> None:
+        """Walk every path from a state. Raises Refused."""
+        self.state = state = initial
+        self._kept.clear()
+        code, handlers = self.code, self._handlers
+        prune, is_jump, limit = code.prune, self._is_jump, self.options.max_insns
+        while True:
+            slot = state.slot
+            if slot >= code.size:
+                refuse("falls-off-end", slot, "control runs past the last instruction")
+            self.processed += 1
+            if self.processed > limit:
+                refuse("too-many-instructions", slot, f"{limit} instructions processed, and paths are left")
+            if slot in prune and self._is_covered(state):
+                following = self._end_path(state)
+                if following is None:
+                    return
+                self.state = state = following
+                continue
+            if is_jump[slot]:
+                self.jumps += 1
+            handler = handlers[slot]
+            if handler is None:
+                handler = handlers[slot] = self._compile(slot)
+            state.trace = (slot, None, state.trace)
+            state.slot = handler(state)
+            if state.slot == END:
+                following = self._end_path(state)
+                if following is None:
+                    return
+                self.state = state = following
+
+    def _compile(self, slot: int) -> Handler:
+        from actplane.verifier.dispatch import compile_insn
+
+        handler = compile_insn(self, slot)
+        if not self.options.wants_log:
+            return handler
+        from actplane.verifier.log import logged
+
+        return logged(self, slot, handler)
+
+    def _end_path(self, state: State) -> State | None:
+        checkpoint = state.parent
+        while checkpoint is not None:
+            checkpoint.branches -= 1
+            if checkpoint.branches:
+                break
+            checkpoint = checkpoint.parent
+        return self._pending.pop() if self._pending else None
+
+    def _is_covered(self, state: State) -> bool:
+        """Whether a checkpoint covers this state; if not, perhaps keep the state as one."""
+        slot = state.slot
+        code = self.code
+        is_forced = self.options.keeps_all_states or slot in code.checkpoint
+        wants_new = is_forced or (
+            self.jumps - self._jumps_at_checkpoint >= 2 and self.processed - self._insns_at_checkpoint >= 8
+        )
+        kept = self._kept.get(slot)
+        if kept is None:
+            kept = self._kept[slot] = []
+        index = 0
+        while index < len(kept):
+            old = kept[index]
+            if old.branches:
+                outcome = self._compare_with_ancestor(old, state, slot)
+                if outcome is True:
+                    return self._accept_cover(old, state)
+                if outcome is None and not is_forced and self._is_recent():
+                    wants_new = False
+            else:
+                entry = _open_loop_entry(old)
+                if states_equal(self, old, state, RANGE_WITHIN if entry is not None else NOT_EXACT):
+                    if entry is not None:
+                        _enter_loop(state, entry)
+                    return self._accept_cover(old, state)
+            if wants_new:
+                old.misses += 1
+            patience = 64 if slot in code.checkpoint and old.branches else 3
+            if old.misses > old.hits * patience + patience and not old.branches:
+                del kept[index]
+                self.states_kept -= 1
+                continue
+            index += 1
+        if wants_new:
+            self._keep(state, kept)
+        return False
+
+    def _is_recent(self) -> bool:
+        """Whether the last checkpoint is so near that a loop should not keep another."""
+        return self.jumps - self._jumps_at_checkpoint < 20 and self.processed - self._insns_at_checkpoint < 100
+
+    def _compare_with_ancestor(self, old: Checkpoint, state: State, slot: int) -> bool | None:
+        """
+        Compare with a checkpoint that has open paths. True: covered. None: an ordinary ancestor in a
+        loop. Raises Refused for a loop that comes back to the same state.
+        """
+        code = self.code
+        if slot in code.iter_next:
+            if states_equal(self, old, state, RANGE_WITHIN) and _iterator_advanced(old.state, state):
+                _enter_loop(state, old)
+                return True
+            return False
+        if slot in code.checkpoint and code.at[slot] is not None and code.at[slot].code == 0xE5:  # type: ignore[union-attr]
+            if old.state.may_goto != state.may_goto and states_equal(self, old, state, RANGE_WITHIN):
+                _enter_loop(state, old)
+                return True
+        elif slot in code.callback_calls:
+            if states_equal(self, old, state, RANGE_WITHIN):
+                _enter_loop(state, old)
+                return True
+            return False
+        if any(one.is_async for one in state.frames) and not old.state.frames[-1].is_async:
+            return False
+        if _maybe_looping(old, state) and states_equal(self, old, state, EXACT):
+            depths_differ = _iterator_advanced(old.state, state) or old.state.may_goto != state.may_goto
+            if not depths_differ and old.state.callback_unroll == state.callback_unroll:
+                refuse("endless-loop", slot, f"the path comes back to slot {slot} with the same state")
+        return None
+
+    def _accept_cover(self, old: Checkpoint, state: State) -> bool:
+        old.hits += 1
+        self._propagate_reads(old, state)
+        if self.tracks_precision:
+            precision.propagate(self, old, state)
+        return True
+
+    def _propagate_reads(self, old: Checkpoint, state: State) -> None:
+        written = state.written
+        for frame, mask in enumerate(old.read):
+            while mask:
+                low = mask & -mask
+                mask ^= low
+                pruning.mark_read(state, written, frame, low.bit_length() - 1)
+
+    def _keep(self, state: State, kept: list[Checkpoint]) -> None:
+        slot = state.slot
+        live = []
+        for index in range(len(state.frames)):
+            if index == len(state.frames) - 1:
+                live.append(self.code.live[slot])
+            else:
+                # The caller goes on after its call; what the call clobbers is not needed.
+                after = state.frames[index + 1].call_slot + 1
+                live.append(self.code.live[after] & ~0x3F if after < self.code.size else 0)
+        checkpoint = Checkpoint(state.copy(), live, state.written[:])
+        checkpoint.loop_entry = state.loop_entry
+        kept.append(checkpoint)
+        self.states_kept += 1
+        self.peak_states = max(self.peak_states, self.states_kept)
+        self.max_states_per_insn = max(self.max_states_per_insn, len(kept))
+        self._jumps_at_checkpoint = self.jumps
+        self._insns_at_checkpoint = self.processed
+        state.parent = checkpoint
+        state.trace = None
+        state.written = [0] * len(state.frames)
+
+
+def _maybe_looping(old: Checkpoint, state: State) -> bool:
+    """Whether the registers of the current frame look the same: the full comparison costs more."""
+    if len(old.state.frames) != len(state.frames):
+        return False
+    one, two = old.state.frames[-1], state.frames[-1]
+    for mine, theirs in zip(one.regs, two.regs, strict=True):
+        if mine is not theirs and (mine is None or theirs is None or type(mine) is not type(theirs)):
+            return False
+    return True
+
+
+def _iterator_advanced(old: State, state: State) -> bool:
+    """Whether some iterator on the stack has made progress since the old state."""
+    for frame, other in zip(old.frames, state.frames, strict=True):
+        for index, slot in frame.stack.items():
+            if slot.kinds[0] != ITER:
+                continue
+            twin = other.stack.get(index)
+            if twin is None or twin.kinds[0] != ITER:
+                continue
+            if slot.value.is_first and not twin.value.is_drained and slot.value.depth != twin.value.depth:
+                return True
+    return False
+
+
+def _open_loop_entry(checkpoint: Checkpoint) -> Checkpoint | None:
+    entry = checkpoint.loop_entry
+    while entry is not None and not entry.branches and entry.loop_entry is not entry:
+        entry = entry.loop_entry
+    return entry if entry is not None and entry.branches else None
+
+
+def _enter_loop(state: State, entry: Checkpoint) -> None:
+    """Note on the way back to an ancestor that these checkpoints are part of a loop still open."""
+    checkpoint = state.parent
+    while checkpoint is not None and checkpoint is not entry:
+        if checkpoint.loop_entry is None or not checkpoint.loop_entry.branches:
+            checkpoint.loop_entry = entry
+        checkpoint = checkpoint.parent
+    entry.loop_entry = entry if entry.loop_entry is None else entry.loop_entry
+
+
+GPL_COMPATIBLE: Final = frozenset(
+    {"GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"}
+)

@@ -1,0 +1,303 @@
+"""
+Precision: which numbers a path's safety depended on.
+
+A state may be pruned against an older one if the numbers differ only where that does not matter. So
+when an instruction needs a number's range, the registers and stack slots that the number came from
+are marked in every checkpoint on the way back. Backtracking reads the trace of the path, one step
+at a time, as the kernel's verifier does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from actplane.verifier.flow import (
+    ALU,
+    ALU64,
+    ARGUMENTS,
+    CALL,
+    EXIT,
+    HELPER_CALL,
+    JMP,
+    JMP32,
+    LD,
+    LD_IMM64,
+    LDX,
+    PSEUDO_CALL,
+    ST,
+    STX,
+    is_conditional,
+)
+from actplane.verifier.values import Scalar
+
+if TYPE_CHECKING:
+    from actplane.asm.insn import Insn
+    from actplane.verifier.engine import Engine
+    from actplane.verifier.pruning import Checkpoint
+    from actplane.verifier.state import State
+
+
+class GaveUp(Exception):
+    """Backtracking met something that it cannot follow: every number becomes precise."""
+
+
+FROM_EXIT: Final = "exit"
+GLOBAL_CALL: Final = "global"
+
+
+class Backtrack:
+    """Registers and stack slots wanted, as bits, for each frame up to the current one."""
+
+    def __init__(self, depth: int) -> None:
+        self.frame = depth
+        self.regs = [0] * (depth + 1)
+        self.slots = [0] * (depth + 1)
+
+    def enter(self) -> None:
+        """Going back over a return: we are now inside of the function that was called."""
+        self.frame += 1
+        if self.frame == len(self.regs):
+            self.regs.append(0)
+            self.slots.append(0)
+        else:
+            self.regs[self.frame] = self.slots[self.frame] = 0
+
+    def leave(self) -> None:
+        """Going back over a call: we are now in the caller."""
+        if self.frame == 0:
+            raise GaveUp
+        self.regs[self.frame] = self.slots[self.frame] = 0
+        self.frame -= 1
+
+    @property
+    def is_empty(self) -> bool:
+        return not any(self.regs) and not any(self.slots)
+
+
+def mark(engine: Engine, state: State, *regs: int) -> None:
+    """Mark the numbers that some registers of the current frame hold before the current instruction."""
+    if not engine.tracks_precision:
+        return
+    frame = state.frames[-1]
+    wanted = 0
+    for reg in regs:
+        value = frame.regs[reg]
+        if isinstance(value, Scalar):
+            wanted |= 1 << reg
+    if not wanted or (state.parent is None and state.trace is None):
+        return
+    back = Backtrack(len(state.frames) - 1)
+    back.regs[-1] = wanted
+    _walk(engine, back, state.trace, state.parent, skip_first=True)
+
+
+def mark_stack(engine: Engine, state: State, frame: int, index: int) -> None:
+    """Mark the number spilled in one stack slot."""
+    if not engine.tracks_precision:
+        return
+    back = Backtrack(len(state.frames) - 1)
+    back.slots[frame] = 1 << index
+    _walk(engine, back, state.trace, state.parent, skip_first=True)
+
+
+def propagate(engine: Engine, old: Checkpoint, state: State) -> bool:
+    """Mark in the path of `state` what was precise in a checkpoint that it was found equal to."""
+    back = Backtrack(len(state.frames) - 1)
+    for index, frame in enumerate(state.frames):
+        regs, slots = old.precise_regs[index], old.precise_slots[index]
+        for reg in range(10):
+            if regs >> reg & 1 and isinstance(frame.regs[reg], Scalar):
+                back.regs[index] |= 1 << reg
+        while slots:
+            low = slots & -slots
+            slot = frame.stack.get(low.bit_length() - 1)
+            if slot is not None and isinstance(slot.value, Scalar):
+                back.slots[index] |= low
+            slots ^= low
+    if back.is_empty:
+        return False
+    return _walk(engine, back, state.trace, state.parent, skip_first=False)
+
+
+def _walk(engine: Engine, back: Backtrack, trace: Any, parent: Checkpoint | None, *, skip_first: bool) -> bool:
+    """Follow the wanted numbers back until each is marked or has no source left."""
+    at = engine.code.at
+    has_changed = False
+    later = -1
+    while True:
+        node = trace
+        if skip_first and node is not None:
+            later = node[0]
+            node = node[2]
+            skip_first = False
+        try:
+            while node is not None:
+                slot, extra, older = node
+                insn = at[slot]
+                assert insn is not None
+                _step_back(engine, back, slot, insn, extra, later)
+                later = slot
+                if back.is_empty:
+                    return has_changed
+                node = older
+        except GaveUp:
+            _mark_all(parent)
+            return True
+        if parent is None:
+            return has_changed
+        has_changed |= _mark_checkpoint(back, parent)
+        if back.is_empty:
+            return has_changed
+        trace, parent = parent.trace, parent.parent
+
+
+def _mark_checkpoint(back: Backtrack, parent: Checkpoint) -> bool:
+    has_changed = False
+    frames = parent.state.frames
+    for index in range(len(back.regs)):
+        if index >= len(frames):
+            back.regs[index] = back.slots[index] = 0
+            continue
+        frame = frames[index]
+        wanted = back.regs[index] & ~parent.precise_regs[index]
+        for reg in range(10):
+            if wanted >> reg & 1 and not isinstance(frame.regs[reg], Scalar):
+                wanted &= ~(1 << reg)
+        parent.precise_regs[index] |= wanted
+        back.regs[index] = wanted
+        slots = back.slots[index] & ~parent.precise_slots[index]
+        rest = slots
+        while rest:
+            low = rest & -rest
+            rest ^= low
+            slot = frame.stack.get(low.bit_length() - 1)
+            if slot is None or not isinstance(slot.value, Scalar):
+                slots ^= low
+        parent.precise_slots[index] |= slots
+        back.slots[index] = slots
+        has_changed = has_changed or bool(wanted or slots)
+    return has_changed
+
+
+def _mark_all(parent: Checkpoint | None) -> None:
+    while parent is not None:
+        for index, frame in enumerate(parent.state.frames):
+            for reg, value in enumerate(frame.regs):
+                if isinstance(value, Scalar):
+                    parent.precise_regs[index] |= 1 << reg
+            for i, slot in frame.stack.items():
+                if isinstance(slot.value, Scalar):
+                    parent.precise_slots[index] |= 1 << i
+        parent = parent.parent
+
+
+def _link(back: Backtrack, extra: Any) -> None:
+    """If one of several linked numbers is wanted, all are: a comparison of one refined the others."""
+    members = extra[1]
+    for frame, is_slot, index in members:
+        if frame < len(back.regs):
+            wanted = back.slots[frame] if is_slot else back.regs[frame]
+            if wanted >> index & 1:
+                break
+    else:
+        return
+    for frame, is_slot, index in members:
+        if frame < len(back.regs):
+            if is_slot:
+                back.slots[frame] |= 1 << index
+            else:
+                back.regs[frame] |= 1 << index
+
+
+def _step_back(engine: Engine, back: Backtrack, slot: int, insn: Insn, extra: Any, later: int) -> None:
+    kind = insn.code & 7
+    frame = back.frame
+    regs = back.regs[frame]
+    dst, src = 1 << insn.dst, 1 << insn.src
+    if kind in (ALU, ALU64):
+        if not regs & dst:
+            return
+        op = insn.code & 0xF0
+        if op in (0xD0, 0x80):
+            return
+        if op == 0xB0:
+            regs &= ~dst
+        if insn.code & 8 and insn.src != 10:
+            regs |= src
+        back.regs[frame] = regs
+    elif kind == LDX or (kind == STX and insn.code & 0xE0 == 0xC0 and insn.imm == 0x100):
+        if regs & dst:
+            back.regs[frame] = regs & ~dst
+            if extra is not None and extra[0] == "stack":
+                back.slots[extra[1]] |= 1 << extra[2]
+    elif kind in (ST, STX):
+        _step_back_store(back, insn, extra, regs)
+    elif kind in (JMP, JMP32):
+        _step_back_jump(engine, back, slot, insn, extra, later)
+    elif kind == LD:
+        if not regs & dst:
+            return
+        if insn.code != LD_IMM64:
+            raise GaveUp
+        back.regs[frame] = regs & ~dst
+
+
+def _step_back_store(back: Backtrack, insn: Insn, extra: Any, regs: int) -> None:
+    is_atomic = insn.code & 7 == STX and insn.code & 0xE0 == 0xC0
+    if regs >> insn.dst & 1:
+        raise GaveUp
+    if is_atomic and insn.imm != 0x110:
+        # What a fetching atomic leaves in its register comes from memory.
+        fetched = 0 if insn.imm == 0xF1 else insn.src
+        if (insn.imm & 1 or insn.imm == 0xF1) and regs >> fetched & 1:
+            regs &= ~(1 << fetched)
+            back.regs[back.frame] = regs
+    if extra is None or extra[0] != "stack":
+        return
+    bit = 1 << extra[2]
+    if back.slots[extra[1]] & bit:
+        back.slots[extra[1]] &= ~bit
+        if insn.code & 7 == STX:
+            back.regs[back.frame] |= 1 << insn.src
+
+
+def _step_back_jump(engine: Engine, back: Backtrack, slot: int, insn: Insn, extra: Any, later: int) -> None:
+    frame = back.frame
+    if insn.code == CALL:
+        if insn.src == PSEUDO_CALL and extra != (GLOBAL_CALL,):
+            wanted = back.regs[frame]
+            back.leave()
+            back.regs[back.frame] |= wanted & ARGUMENTS
+            return
+        if slot in engine.code.callback_calls and later != slot + 1 and later >= 0 and frame > 0:
+            # From the first instruction of a callback back to the helper that ran it.
+            back.leave()
+            return
+        if insn.src == HELPER_CALL and insn.imm == 12 and later != slot + 1 and extra == (FROM_EXIT,):
+            back.enter()
+            return
+        back.regs[frame] &= ~1
+        if back.regs[frame] & ARGUMENTS:
+            raise GaveUp
+    elif insn.code == EXIT:
+        returned = False
+        if later > 0:
+            before = engine.code.at[later - 1]
+            is_call = before is not None and before.code == CALL
+            returned = is_call and bool(back.regs[frame] & 1)
+        if later >= 0 and later in engine.code.callback_calls:
+            back.regs[frame] &= ~ARGUMENTS
+        if back.regs[frame] & ARGUMENTS:
+            raise GaveUp
+        back.regs[frame] &= ~1
+        back.enter()
+        if returned:
+            back.regs[back.frame] |= 1
+    elif is_conditional(insn):
+        if extra is not None and extra[0] == "linked":
+            _link(back, extra)
+        dst, src = 1 << insn.dst, 1 << insn.src
+        if insn.code & 8 and back.regs[frame] & (dst | src) and insn.code != 0xE5:
+            back.regs[frame] |= dst | src
+        if extra is not None and extra[0] == "linked":
+            _link(back, extra)

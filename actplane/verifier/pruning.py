@@ -1,0 +1,311 @@
+"""
+Checkpoints and pruning: a path that reaches a known state again need not be walked twice.
+
+A checkpoint is a state kept at a place where paths meet. It collects, from every path that went on
+from it, which stack slots were read and which numbers mattered. Another state is covered by it if
+whatever mattered there is at most as wild here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from actplane.verifier.state import (
+    ALL_MISC,
+    DYNPTR,
+    INVALID,
+    IRQ,
+    ITER,
+    MISC,
+    NOUGHT,
+    SPILL,
+    Frame,
+    Slot,
+    State,
+)
+from actplane.verifier.values import UNKNOWN_SCALAR, Kind, Pointer, Scalar, Value
+
+if TYPE_CHECKING:
+    from actplane.verifier.engine import Engine
+
+NOT_EXACT: Final = 0
+RANGE_WITHIN: Final = 1
+EXACT: Final = 2
+
+
+class Checkpoint:
+    """
+    A state kept at `slot`, and what later paths said about it.
+
+    `live` is, for each frame, the registers still needed; `read` the stack slots that were read
+    later, `written` those fully written on the way here from `parent`; `trace` is that way.
+    `branches` counts the paths from here that are not finished.
+    """
+
+    __slots__ = (
+        "branches",
+        "hits",
+        "live",
+        "loop_entry",
+        "misses",
+        "parent",
+        "precise_regs",
+        "precise_slots",
+        "read",
+        "slot",
+        "state",
+        "trace",
+        "written",
+    )
+
+    def __init__(self, state: State, live: list[int], written: list[int]) -> None:
+        self.state = state
+        self.slot = state.slot
+        self.live = live
+        self.branches = 1
+        self.parent: Checkpoint | None = state.parent
+        self.trace = state.trace
+        self.written = written
+        depth = len(state.frames)
+        self.read = [0] * depth
+        self.precise_regs = [0] * depth
+        self.precise_slots = [0] * depth
+        self.hits = 0
+        self.misses = 0
+        self.loop_entry: Checkpoint | None = None
+
+
+def mark_read(state: State, written: list[int], frame: int, index: int) -> None:
+    """Note that a stack slot was read, in every checkpoint back to where it was last written."""
+    bit = 1 << index
+    if written[frame] & bit:
+        return
+    checkpoint = state.parent
+    while checkpoint is not None and frame < len(checkpoint.read):
+        if checkpoint.read[frame] & bit:
+            return
+        checkpoint.read[frame] |= bit
+        if checkpoint.written[frame] & bit:
+            return
+        checkpoint = checkpoint.parent
+
+
+class IdMap:
+    """Which ids of the old state stand for which of the new one. One to one."""
+
+    __slots__ = ("_new", "_old", "_temporary")
+
+    def __init__(self) -> None:
+        self._old: dict[int, int] = {}
+        self._new: dict[int, int] = {}
+        self._temporary = -1
+
+    def match(self, old: int, new: int) -> bool:
+        if not old or not new:
+            return old == new
+        known = self._old.get(old)
+        if known is not None:
+            return known == new
+        if new in self._new:
+            return False
+        self._old[old] = new
+        self._new[new] = old
+        return True
+
+    def match_scalar(self, old: int, new: int) -> bool:
+        """Like `match`, but an old number that was linked with nothing needs nothing."""
+        if not old:
+            return True
+        if not new:
+            new = self._temporary
+            self._temporary -= 1
+        return self.match(old, new)
+
+
+def states_equal(engine: Engine, old: Checkpoint, new: State, exact: int) -> bool:
+    """Whether every continuation that was safe from the checkpoint is safe from a state."""
+    kept = old.state
+    if len(kept.frames) != len(new.frames) or (kept.speculative and not new.speculative):
+        return False
+    if kept.in_sleepable != new.in_sleepable:
+        return False
+    ids = IdMap()
+    if not _same_refs(kept, new, ids):
+        return False
+    for index, frame in enumerate(kept.frames):
+        other = new.frames[index]
+        if frame.call_slot != other.call_slot or frame.subprogram != other.subprogram:
+            return False
+        if not _frames_equal(old, index, frame, other, ids, exact):
+            return False
+    return True
+
+
+def _same_refs(old: State, new: State, ids: IdMap) -> bool:
+    if len(old.refs) != len(new.refs) or old.locks != new.locks:
+        return False
+    if old.rcu_depth != new.rcu_depth or old.preempt_off != new.preempt_off:
+        return False
+    if not ids.match(old.irq_id, new.irq_id):
+        return False
+    for one, two in zip(old.refs, new.refs, strict=True):
+        if one.what != two.what or one.lock != two.lock or not ids.match(one.id, two.id):
+            return False
+    return True
+
+
+def _frames_equal(old: Checkpoint, index: int, frame: Frame, other: Frame, ids: IdMap, exact: int) -> bool:
+    if frame.callback_depth > other.callback_depth:
+        return False
+    live = old.live[index]
+    precise = old.precise_regs[index]
+    regs, others = frame.regs, other.regs
+    for reg in range(10):
+        if live >> reg & 1 or exact == EXACT:
+            one, two = regs[reg], others[reg]
+            if not value_covers(one, two, ids, bool(precise >> reg & 1), exact):
+                return False
+    return _stacks_equal(old, index, frame, other, ids, exact)
+
+
+def _stacks_equal(old: Checkpoint, index: int, frame: Frame, other: Frame, ids: IdMap, exact: int) -> bool:
+    read = old.read[index]
+    precise = old.precise_slots[index]
+    if exact == EXACT and frame.stack.keys() != other.stack.keys():
+        return False
+    for i, slot in frame.stack.items():
+        if exact == NOT_EXACT and not read >> i & 1:
+            continue
+        twin = other.stack.get(i)
+        if twin is slot and not isinstance(slot.value, Scalar | Pointer):
+            continue
+        if not _slot_covers(slot, twin, ids, bool(precise >> i & 1), exact):
+            return False
+    return True
+
+
+def _slot_covers(old: Slot, new: Slot | None, ids: IdMap, is_precise: bool, exact: int) -> bool:
+    kinds = old.kinds
+    if new is None:
+        # Nothing written there now. What was unknown bytes may be read as uninitialised ones.
+        return exact != EXACT and all(kind in (INVALID, MISC) for kind in kinds)
+    if exact != EXACT:
+        one, two = as_scalar(old), as_scalar(new)
+        if one is not None and two is not None and not (kinds == ALL_MISC and new.kinds == ALL_MISC):
+            return value_covers(one, two, ids, is_precise, exact)
+    for mine, theirs in zip(kinds, new.kinds, strict=True):
+        if mine == INVALID:
+            if exact == EXACT and theirs != INVALID:
+                return False
+            continue
+        if mine == MISC and exact != EXACT and theirs in (INVALID, NOUGHT, MISC):
+            continue
+        if mine == MISC and exact != EXACT and theirs == SPILL and isinstance(new.value, Scalar):
+            continue
+        if mine != theirs:
+            if mine == NOUGHT and theirs == SPILL and _is_zero(new.value):
+                continue
+            if mine == SPILL and theirs == NOUGHT and _is_zero(old.value):
+                continue
+            return False
+    if SPILL in kinds and SPILL in new.kinds:
+        return value_covers(old.value, new.value, ids, is_precise, exact)
+    if DYNPTR in kinds:
+        one, two = old.value, new.value
+        same = one.kind == two.kind and one.is_first == two.is_first and one.is_readonly == two.is_readonly
+        return bool(same and ids.match(one.ref, two.ref))
+    if ITER in kinds:
+        one, two = old.value, new.value
+        same = one.kind == two.kind and one.is_drained == two.is_drained and one.is_first == two.is_first
+        return bool(same and ids.match(one.ref, two.ref))
+    if IRQ in kinds:
+        return old.value.is_native == new.value.is_native and ids.match(old.value.ref, new.value.ref)
+    return True
+
+
+def as_scalar(slot: Slot) -> Scalar | None:
+    """Return the number that all 8 bytes of a slot hold, if it is one."""
+    if slot.kinds.count(SPILL) == 8:
+        return slot.value if isinstance(slot.value, Scalar) else None
+    if all(kind in (INVALID, MISC) for kind in slot.kinds):
+        return UNKNOWN_SCALAR
+    return None
+
+
+def _is_zero(value: Any) -> bool:
+    return isinstance(value, Scalar) and value.range.is_const and value.range.value == 0
+
+
+def value_covers(old: Value | None, new: Value | None, ids: IdMap, is_precise: bool, exact: int) -> bool:
+    """Whether a value of the old state stands for one of the new state."""
+    if exact == EXACT:
+        return _exactly(old, new, ids)
+    if old is None:
+        return True
+    if isinstance(old, Scalar):
+        if not isinstance(new, Scalar):
+            return False
+        if not is_precise and exact == NOT_EXACT:
+            return True
+        if (old.delta is None) != (new.delta is None) or old.delta != new.delta or old.is_delta32 != new.is_delta32:
+            return False
+        return old.range.holds(new.range) and ids.match_scalar(old.id, new.id)
+    if not isinstance(new, Pointer) or old.kind is not new.kind or old.flags != new.flags:
+        return False
+    kind = old.kind
+    if kind in (Kind.MAP_KEY, Kind.MAP_VALUE, Kind.MEM, Kind.BUF, Kind.TP_BUFFER):
+        return (
+            _same_fixed(old, new)
+            and old.var.holds(new.var)
+            and ids.match(old.id, new.id)
+            and ids.match(old.ref, new.ref)
+            and ids.match(old.owner, new.owner)
+        )
+    if kind in (Kind.PACKET, Kind.PACKET_META):
+        # The old path needed `old.span` bytes; a longer proof now is as good.
+        return (
+            old.span <= new.span
+            and old.off == new.off
+            and (not old.id or ids.match(old.id, new.id))
+            and old.var.holds(new.var)
+        )
+    if kind is Kind.ARENA:
+        return True
+    return _exactly(old, new, ids)
+
+
+def _same_fixed(old: Pointer, new: Pointer) -> bool:
+    return (
+        old.off == new.off
+        and old.map is new.map
+        and old.size == new.size
+        and old.map_uid == new.map_uid
+        and old.detail == new.detail
+        and old.frame == new.frame
+        and old.type_id == new.type_id
+        and old.types is new.types
+    )
+
+
+def _exactly(old: Value | None, new: Value | None, ids: IdMap) -> bool:
+    if old is new and not isinstance(old, Pointer):
+        return True
+    if isinstance(old, Scalar):
+        return (
+            isinstance(new, Scalar)
+            and old.range is new.range
+            and old.delta == new.delta
+            and (old.id == new.id == 0 or ids.match(old.id, new.id))
+        )
+    if isinstance(old, Pointer) and isinstance(new, Pointer):
+        return (
+            old.kind is new.kind
+            and old.flags == new.flags
+            and _same_fixed(old, new)
+            and old.span == new.span
+            and old.var is new.var
+            and ids.match(old.id, new.id)
+            and ids.match(old.ref, new.ref)
+            and ids.match(old.owner, new.owner)
+        )
+    return False

@@ -1,0 +1,250 @@
+"""
+What a register or a stack slot can hold: a number, or a pointer of a kind. Values are immutable;
+a register without a value is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum, IntFlag
+from typing import TYPE_CHECKING, Any, Final
+
+from actplane.verifier.scalar import UNKNOWN, Range, constant
+
+if TYPE_CHECKING:
+    from actplane.verifier.maps import MapFacts
+    from actplane.verifier.types import TypeProvider
+
+
+class Kind(IntEnum):
+    """Kinds of pointers, as the kernel's verifier tells them apart."""
+
+    CTX = 1
+    MAP_PTR = 2
+    MAP_VALUE = 3
+    MAP_KEY = 4
+    STACK = 5
+    PACKET = 6
+    PACKET_META = 7
+    PACKET_END = 8
+    FLOW_KEYS = 9
+    SOCKET = 10
+    SOCK_COMMON = 11
+    TCP_SOCK = 12
+    XDP_SOCK = 13
+    TP_BUFFER = 14
+    BTF_ID = 15
+    MEM = 16
+    BUF = 17
+    ARENA = 18
+    FUNC = 19
+    DYNPTR = 20
+
+
+class Flag(IntFlag):
+    """What qualifies a pointer."""
+
+    NONE = 0
+    NULL = 1
+    """May be null."""
+    RDONLY = 2
+    RINGBUF = 4
+    """A ring-buffer record."""
+    USER = 8
+    PERCPU = 16
+    UNTRUSTED = 32
+    TRUSTED = 64
+    RCU = 128
+    ALLOC = 256
+    """An object that the program allocated."""
+    NON_OWN = 512
+    """A reference that is valid only while the lock is held."""
+    DYNPTR_SLICE = 1024
+
+
+KIND_NAMES: Final[Mapping[Kind, str]] = {
+    Kind.CTX: "ctx",
+    Kind.MAP_PTR: "map_ptr",
+    Kind.MAP_VALUE: "map_value",
+    Kind.MAP_KEY: "map_key",
+    Kind.STACK: "fp",
+    Kind.PACKET: "pkt",
+    Kind.PACKET_META: "pkt_meta",
+    Kind.PACKET_END: "pkt_end",
+    Kind.FLOW_KEYS: "flow_keys",
+    Kind.SOCKET: "sock",
+    Kind.SOCK_COMMON: "sock_common",
+    Kind.TCP_SOCK: "tcp_sock",
+    Kind.XDP_SOCK: "xdp_sock",
+    Kind.TP_BUFFER: "tp_buffer",
+    Kind.BTF_ID: "ptr_",
+    Kind.MEM: "mem",
+    Kind.BUF: "buf",
+    Kind.ARENA: "arena",
+    Kind.FUNC: "func",
+    Kind.DYNPTR: "dynptr_ptr",
+}
+
+ZERO: Final[Range] = constant(0)
+
+
+class Scalar:
+    """
+    A number. Scalars with the same `id` other than 0 hold the same number, apart from `delta`: a
+    known amount added since the copy was made (None if nothing was; `is_delta32` if it was added
+    to the low half).
+    """
+
+    __slots__ = ("delta", "id", "is_delta32", "range")
+
+    def __init__(self, range_: Range, id_: int = 0, delta: int | None = None, is_delta32: bool = False) -> None:
+        self.range = range_
+        self.id = id_
+        self.delta = delta
+        self.is_delta32 = is_delta32
+
+    def __repr__(self) -> str:
+        return f"Scalar({self.range}, id={self.id}, delta={self.delta})"
+
+
+UNKNOWN_SCALAR: Final[Scalar] = Scalar(UNKNOWN)
+
+_plain: dict[Range, Scalar] = {}
+
+
+def scalar(range_: Range) -> Scalar:
+    """Return the scalar of a range that is linked with no other."""
+    found = _plain.get(range_)
+    if found is None:
+        if len(_plain) > 200_000:
+            _plain.clear()
+        found = _plain[range_] = Scalar(range_)
+    return found
+
+
+def known(number: int) -> Scalar:
+    """Return the scalar of one number."""
+    return scalar(constant(number))
+
+
+class Pointer:
+    """
+    A pointer of a kind, with a known offset and a variable one.
+
+    Units:  `off` is bytes, known; `var` is the range of what was added to it besides; `size` the bytes
+            of the memory that a MEM pointer points at; `span` the bytes of packet that comparisons
+            proved to be there (negative beyond the end: see `pointers`).
+    `id` tells copies of one unknown pointer from others; `ref` is the id of the reference that it
+    holds, `owner` of one that it depends on (a dynptr slice). `detail` is what only this kind has:
+    the dynptr or iterator state, the callback's slot.
+    """
+
+    __slots__ = (
+        "detail",
+        "flags",
+        "frame",
+        "id",
+        "kind",
+        "map",
+        "map_uid",
+        "off",
+        "owner",
+        "ref",
+        "size",
+        "span",
+        "type_id",
+        "types",
+        "var",
+    )
+
+    def __init__(
+        self,
+        kind: Kind,
+        *,
+        flags: int = 0,
+        off: int = 0,
+        var: Range = ZERO,
+        id: int = 0,
+        ref: int = 0,
+        owner: int = 0,
+        map: MapFacts | None = None,
+        map_uid: int = 0,
+        frame: int = 0,
+        size: int = 0,
+        span: int = 0,
+        types: TypeProvider | None = None,
+        type_id: int = 0,
+        detail: Any = None,
+    ) -> None:
+        self.kind = kind
+        self.flags = flags
+        self.off = off
+        self.var = var
+        self.id = id
+        self.ref = ref
+        self.owner = owner
+        self.map = map
+        self.map_uid = map_uid
+        self.frame = frame
+        self.size = size
+        self.span = span
+        self.types = types
+        self.type_id = type_id
+        self.detail = detail
+
+    def but(self, **changes: Any) -> Pointer:
+        """Return a copy with some fields changed."""
+        copy = Pointer.__new__(Pointer)
+        for name in Pointer.__slots__:
+            setattr(copy, name, getattr(self, name))
+        for name, value in changes.items():
+            setattr(copy, name, value)
+        return copy
+
+    @property
+    def is_nullable(self) -> bool:
+        return bool(self.flags & Flag.NULL)
+
+    @property
+    def type_name(self) -> str:
+        """The kind as the kernel's messages print it, such as `map_value_or_null`."""
+        return type_name(self.kind, self.flags)
+
+    def __repr__(self) -> str:
+        return f"Pointer({self.type_name}, off={self.off}, var={self.var}, id={self.id}, ref={self.ref})"
+
+
+Value = Scalar | Pointer
+
+
+def type_name(kind: Kind, flags: int = 0) -> str:
+    """
+    Return the name of a pointer kind in the kernel's words.
+
+    >>> type_name(Kind.MAP_VALUE, Flag.NULL), type_name(Kind.BTF_ID, Flag.TRUSTED | Flag.NULL)
+    ('map_value_or_null', 'trusted_ptr_or_null_')
+    """
+    prefix = "".join(
+        text
+        for flag, text in (
+            (Flag.RDONLY, "rdonly_"),
+            (Flag.RINGBUF, "ringbuf_"),
+            (Flag.USER, "user_"),
+            (Flag.PERCPU, "percpu_"),
+            (Flag.UNTRUSTED, "untrusted_"),
+            (Flag.TRUSTED, "trusted_"),
+            (Flag.RCU, "rcu_"),
+        )
+        if flags & flag
+    )
+    base = KIND_NAMES[kind]
+    if flags & Flag.NULL:
+        base = "ptr_or_null_" if kind is Kind.BTF_ID else base + "_or_null"
+    return prefix + base
+
+
+def name_of(value: Value | None) -> str:
+    """Return the kind of any value in the kernel's words."""
+    if value is None:
+        return "?"
+    return "scalar" if isinstance(value, Scalar) else value.type_name

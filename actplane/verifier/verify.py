@@ -1,0 +1,148 @@
+"""The door of the mirror: a program, its maps and types in; a report out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from actplane.asm.program import MapSpec, Program
+from actplane.asm.uapi import AttachType, ProgType
+from actplane.verifier import arith, attach, compare, map_rules, scalar, stack_depth
+from actplane.verifier.engine import Engine, Options, Subject
+from actplane.verifier.flow import Code
+from actplane.verifier.log import state_text
+from actplane.verifier.maps import map_facts
+from actplane.verifier.profiles import DEFAULT, KernelProfile
+from actplane.verifier.refusals import CATALOGUE, Refused, refuse
+from actplane.verifier.report import Refusal, Report, Statistics, Step
+from actplane.verifier.state import State
+from actplane.verifier.subprograms import entry_state
+from actplane.verifier.types import OwnTypes, TypeProvider
+
+UNPRIVILEGED_SLOTS: Final = 4096
+_PATH_STEPS: Final = 40
+
+
+def verify(
+    program: Program,
+    maps: Mapping[str, MapSpec],
+    types: TypeProvider | None = None,
+    *,
+    own: OwnTypes | None = None,
+    profile: KernelProfile | None = None,
+    options: Options | None = None,
+) -> Report:
+    """
+    Judge a program as a kernel's verifier would.
+
+    Shape:  `program.insns` with jumps and calls resolved to numbers, maps as symbols that name entries
+            of `maps`; `types` is the kernel's BTF, which programs that attach to kernel functions
+            need; `own` is the program's own BTF, where it has any.
+    Raises: nothing about the program: that is in the report. InternalError for our own bugs.
+    """
+    profile = profile or DEFAULT
+    options = options or Options()
+    started = time.perf_counter()
+    for module in (arith, compare, scalar):
+        module.forget()
+    engine: Engine | None = None
+    refusal: Refusal | None = None
+    try:
+        facts = {name: map_facts(name, spec, own) for name, spec in maps.items()}
+        subject = Subject(program, facts, types, own)
+        _check_program(program, profile, options)
+        code = Code(program.insns, has_back_edges=options.is_privileged and profile.at_least(5, 3))
+        subject.attach = attach.find(program, types, profile)
+        engine = Engine(subject, code, profile, options)
+        map_rules.check_maps(engine)
+        _walk(engine)
+    except Refused as refused:
+        refusal = _refusal(engine, program, refused)
+    numbers = _statistics(engine, time.perf_counter() - started)
+    log = tuple(engine.log) if engine is not None else ()
+    return Report(program.name, profile.name, refusal, numbers, log)
+
+
+def _walk(engine: Engine) -> None:
+    from actplane.verifier import global_functions, kfuncs
+
+    kfuncs.prepare(engine)
+    global_functions.prepare(engine)
+    engine.run(entry_state(engine))
+    global_functions.walk_called(engine)
+    stack_depth.check(engine)
+
+
+_SLEEPABLE_TYPES: Final = frozenset(
+    {
+        ProgType.BPF_PROG_TYPE_TRACING,
+        ProgType.BPF_PROG_TYPE_LSM,
+        ProgType.BPF_PROG_TYPE_KPROBE,
+        ProgType.BPF_PROG_TYPE_STRUCT_OPS,
+        ProgType.BPF_PROG_TYPE_SYSCALL,
+    }
+)
+
+
+def _check_program(program: Program, profile: KernelProfile, options: Options) -> None:
+    if not program.insns:
+        refuse("falls-off-end", -1, "the program has no instructions")
+    limit = profile.max_program_slots if options.is_privileged else UNPRIVILEGED_SLOTS
+    if program.slots > limit:
+        refuse("program-too-large", -1, f"{program.slots} instructions, {limit} are allowed")
+    kind, target = program.prog_type, program.attach_type
+    if program.is_sleepable:
+        is_sleepable_point = kind in _SLEEPABLE_TYPES and target not in (
+            AttachType.BPF_TRACE_RAW_TP,
+            AttachType.BPF_LSM_CGROUP,
+        )
+        if not is_sleepable_point:
+            refuse("sleeping", -1, "only fentry, fexit, fmod_ret, lsm, iter, uprobe and struct_ops programs may sleep")
+    if kind is ProgType.BPF_PROG_TYPE_SYSCALL and not program.is_sleepable:
+        refuse("sleeping", -1, "a syscall program must be sleepable")
+
+
+def _refusal(engine: Engine | None, program: Program, refused: Refused) -> Refusal:
+    slot = refused.slot
+    text = state = ""
+    path: tuple[Step, ...] = ()
+    if engine is not None and 0 <= slot < engine.code.size:
+        from actplane.verifier.log import insn_text
+
+        text = insn_text(engine, slot)
+        if engine.processed:
+            state = state_text(engine.state, refused.regs)
+            path = _path(engine.state)
+    return Refusal(
+        refused.id,
+        slot,
+        refused.claim,
+        text,
+        state,
+        path,
+        program.span_at(slot) if slot >= 0 else None,
+        CATALOGUE[refused.id].hint,
+    )
+
+
+def _path(state: State) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    node = state.steps
+    while node is not None and len(steps) < _PATH_STEPS:
+        slot, text, node = node
+        steps.append(Step(slot, text))
+    return tuple(reversed(steps))
+
+
+def _statistics(engine: Engine | None, seconds: float) -> Statistics:
+    if engine is None:
+        return Statistics(seconds=seconds)
+    return Statistics(
+        engine.processed,
+        engine.states_kept,
+        engine.peak_states,
+        engine.max_states_per_insn,
+        dict(engine.stack_bytes),
+        seconds,
+    )
