@@ -267,6 +267,26 @@ def test_sessions_do_not_mix() -> None:
     assert "uid=" not in out
 
 
+def test_a_session_in_a_session_obeys_both() -> None:
+    if os.getuid() != 0:
+        pytest.skip("needs root inside of the session too")
+    inner = [*ACTPLANE, "run", "-q", "--rule", 'rule b: kill exec "who" if AGENT', "sh", "-c", "id; who; exit 6"]
+    done = run("run", "-q", "--rule", 'rule a: kill exec "id" if AGENT', "--", *inner)
+    assert done.stdout == ""
+    assert "(rule a)" in done.stderr
+    assert "(rule b)" in done.stderr
+    assert done.returncode == 6
+
+
+def test_the_keys_of_an_event_are_those_that_are_documented(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    assert run("run", "-q", "--events", path, "--rule", 'rule r: notify exec "true" if AGENT', "true").returncode == 0
+    documented = (Path(__file__).parents[2] / "docs/events.md").read_text()
+    keys = {key for row in re.findall(r"^\| (`.*?) \|", documented, re.MULTILINE) for key in re.findall("`(.*?)`", row)}
+    (event,) = events_of(path)
+    assert set(event) == keys - {"hex"}
+
+
 def test_events_that_find_no_room_are_enforced_and_counted(tmp_path: Path) -> None:
     """With the supervisor stopped nobody reads the ring buffer; the kernel goes on judging."""
     events, done = tmp_path / "events", tmp_path / "done"
