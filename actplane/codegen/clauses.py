@@ -134,6 +134,7 @@ class Judge:
             for word in range(self.matched_bytes // 8):
                 f.store(scratch, layout.SCRATCH_MATCHED + 8 * word, 0)
         f.store(scratch, layout.SCRATCH_FLAGS, 0)
+        f.store(scratch, layout.SCRATCH_CAUSE, layout.CAUSE_CLAUSES)
         for pair in range(self.label_words // 2):
             labels = f.load(state, layout.STATE_LABELS + 8 * pair, name="labels")
             f.store(scratch, layout.SCRATCH_LABELS + 8 * pair, labels)

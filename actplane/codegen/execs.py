@@ -27,14 +27,15 @@ def exec_check(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     task, state = current_state(f, 0)
     scratch = own_scratch(f, task, denied)
     bprm = argument(f, 0, "bprm")
-    _recognize(f, judge, scratch, state, bprm, layout.EVENT_EXEC, denied)
+    conclusion = f.new_block("conclusion")
+    _recognize(f, judge, scratch, state, bprm, conclusion)
     judge.recognizers["exec"].keep_identity(f, scratch)
     judge.add_source_labels(f, scratch, "exec")
     judge.apply_transforms(f, scratch)
     f.call("argument_vector", scratch)
     f.call("walk_arguments", scratch)
     f.call("judge_exec", scratch, state)
-    conclude(f, scratch, state, layout.EVENT_EXEC, denied)
+    conclude(f, scratch, layout.EVENT_EXEC, conclusion, denied)
     f.ret(0)
     return (
         f.finish(),
@@ -55,7 +56,8 @@ def exec_commit(judge: Judge, name: str) -> tuple[bc.Function, ...]:
         f.helper("bpf_send_signal", kernel.SIGKILL)
         f.ret(0)
     bprm = argument(f, 2, "bprm")
-    _recognize(f, judge, scratch, state, bprm, layout.EVENT_EXEC_COMMITTED, 0)
+    conclusion = f.new_block("conclusion")
+    _recognize(f, judge, scratch, state, bprm, conclusion)
     judge.recognizers["exec"].keep_identity(f, scratch)
     judge.add_source_labels(f, scratch, "exec")
     judge.apply_transforms(f, scratch)
@@ -71,9 +73,9 @@ def exec_commit(judge: Judge, name: str) -> tuple[bc.Function, ...]:
     if _denies_by_argument(judge):
         flags = f.load(scratch, layout.SCRATCH_FLAGS, name="flags")
         with f.when(flags, "&", layout.FLAG_UNREADABLE):
-            refuse(f, scratch, state, layout.EVENT_EXEC_COMMITTED, layout.CAUSE_ARGUMENTS_UNREADABLE, 0)
+            refuse(f, scratch, layout.CAUSE_ARGUMENTS_UNREADABLE, conclusion)
     f.call("judge_exec", scratch, state)
-    conclude(f, scratch, state, layout.EVENT_EXEC_COMMITTED, 0)
+    conclude(f, scratch, layout.EVENT_EXEC_COMMITTED, conclusion, 0)
     f.ret(0)
     return (
         f.finish(),
@@ -105,8 +107,7 @@ def _recognize(
     scratch: bc.Value,
     state: bc.Value,
     bprm: bc.Value,
-    event: int,
-    denied: int,
+    conclusion: str,
 ) -> None:
     """Emit: facts of the executed file's path and of the name it was called by."""
     judge.begin(f, scratch, state, ("exec", "argument"))
@@ -121,12 +122,12 @@ def _recognize(
     length = f.helper("bpf_probe_read_kernel_str", text, layout.TEXT_PATH_END, called, result="length")
     f.store(scratch, layout.SCRATCH_TARGET_BYTES, 0)
     with f.when(length, ">", layout.TEXT_PATH_END):  # An error, as a number without sign.
-        refuse(f, scratch, state, event, layout.CAUSE_PATH_TOO_LONG, denied)
+        refuse(f, scratch, layout.CAUSE_PATH_TOO_LONG, conclusion)
     recognizer.begin(f, scratch)
     recognizer.walk(f, scratch, 0, length)
     length = f.call("path_of", scratch, dentry, mount, result="length")
     with f.when(length, "==", 0):
-        refuse(f, scratch, state, event, layout.CAUSE_PATH_TOO_LONG, denied)
+        refuse(f, scratch, layout.CAUSE_PATH_TOO_LONG, conclusion)
     f.update(length, "+", 1)
     target = f.load(scratch, layout.SCRATCH_TARGET, name="target")
     recognizer.begin(f, scratch)
@@ -203,32 +204,33 @@ def _argument_step(judge: Judge) -> bc.Function:
     with f.when(length, "s<", 1):
         f.store(scratch, layout.SCRATCH_FLAGS, layout.FLAG_UNREADABLE)
         f.ret(1)
+    f.update(string, "+", length)
+    f.store(scratch, layout.SCRATCH_ENDED, 1)
     with f.when(length, "==", layout.TEXT_CHUNK_BYTES):  # The NUL is ours: the string may go on.
         f.update(length, "-", 1)
-        f.update(string, "+", length)
-        f.store(scratch, layout.SCRATCH_STRING, string)
-        _feed(f, judge, scratch, length)
-        f.ret(0)
-    f.update(string, "+", length)
+        f.update(string, "-", 1)
+        f.store(scratch, layout.SCRATCH_ENDED, 0)
+    f.store(scratch, layout.SCRATCH_STRING, string)
     _feed(f, judge, scratch, length)
+    ended = f.load(scratch, layout.SCRATCH_ENDED, name="ended")
+    with f.when(ended, "==", 0):
+        f.ret(0)
+    if "argument" not in judge.recognizers:
+        f.ret(1)
+        return f.finish()
     status = f.load(scratch, layout.SCRATCH_STATUS, name="status")
     with f.when(status, "==", 0):
-        if "argument" not in judge.recognizers:
-            f.ret(1)
-        else:
-            judge.recognizers["argument"].begin(f, scratch)
-            f.store(scratch, layout.SCRATCH_STATUS, 1)
-    if "argument" in judge.recognizers:
-        left = f.load(scratch, layout.SCRATCH_STRINGS_LEFT, name="left")
-        vector = f.load(scratch, layout.SCRATCH_VECTOR, name="vector")
-        with f.when(vector, "!=", 0):
-            f.store(scratch, layout.SCRATCH_STRING, 0)
-            f.ret(0)
-        f.store(scratch, layout.SCRATCH_STRING, string)
-        f.update(left, "-", 1)
-        f.store(scratch, layout.SCRATCH_STRINGS_LEFT, left)
-        with f.when(left, "s<", 1):
-            f.ret(1)
+        judge.recognizers["argument"].begin(f, scratch)
+        f.store(scratch, layout.SCRATCH_STATUS, 1)
+    vector = f.load(scratch, layout.SCRATCH_VECTOR, name="vector")
+    with f.when(vector, "!=", 0):
+        f.store(scratch, layout.SCRATCH_STRING, 0)
+        f.ret(0)
+    left = f.load(scratch, layout.SCRATCH_STRINGS_LEFT, name="left")
+    f.update(left, "-", 1)
+    f.store(scratch, layout.SCRATCH_STRINGS_LEFT, left)
+    with f.when(left, "s<", 1):
+        f.ret(1)
     f.ret(0)
     return f.finish()
 

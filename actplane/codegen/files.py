@@ -282,13 +282,14 @@ def _examine_function(judge: Judge, operations: Sequence[Operation]) -> bc.Funct
     """Return `examine(scratch, state, dentry, mount, inode)`; its result is 1 if the access is denied."""
     f = FunctionBuilder("examine", ["scratch", "state", "dentry", "mount", "inode"])
     scratch, state, dentry, mount, inode = f.parameters
+    conclusion = f.new_block("conclusion")
+    access = f.load(scratch, layout.SCRATCH_ACCESS, name="access")
     length = f.call("path_of", scratch, dentry, mount, result="length")
     with f.when(length, "==", 0):
         f.store(scratch, layout.SCRATCH_TARGET_BYTES, 0)
-        refuse(f, scratch, state, layout.EVENT_FILE, layout.CAUSE_PATH_TOO_LONG, 1)
+        refuse(f, scratch, layout.CAUSE_PATH_TOO_LONG, conclusion)
     if "file" in judge.recognizers:
         _recognize(f, judge, scratch, length)
-    access = f.load(scratch, layout.SCRATCH_ACCESS, name="access")
     with f.when(access, "&", layout.ACCESS_READ):
         judge.add_source_labels(f, scratch, "file")
     if judge.flowing:
@@ -296,7 +297,7 @@ def _examine_function(judge: Judge, operations: Sequence[Operation]) -> bc.Funct
             _gain(f, judge, scratch, inode)
     if judge.clauses(operations):
         f.call("judge_file", scratch, state)
-        conclude(f, scratch, state, layout.EVENT_FILE, 1)
+    conclude(f, scratch, layout.EVENT_FILE, conclusion, 1)
     judge.commit_labels(f, scratch, state)
     judge.commit_invalidations(f, scratch, "file")
     if judge.flowing:

@@ -44,17 +44,18 @@ def argument(f: FunctionBuilder, index: int, name: str) -> bc.Value:
     return f.load(f.parameters[0], 8 * index, name=name)
 
 
-def conclude(f: FunctionBuilder, scratch: bc.Value, state: bc.Value, event: int, denied: bc.Operand) -> None:
-    """Emit: report if anything matched, and return `denied` if the event must not happen."""
+def refuse(f: FunctionBuilder, scratch: bc.Value, cause: int, conclusion: str) -> None:
+    """Emit: what cannot be judged is denied, with its cause; go to the conclusion."""
+    f.store(scratch, layout.SCRATCH_VERDICT, layout.VERDICT_BLOCK)
+    f.store(scratch, layout.SCRATCH_CAUSE, cause)
+    f.jump(conclusion)
+
+
+def conclude(f: FunctionBuilder, scratch: bc.Value, event: int, conclusion: str, denied: bc.Operand) -> None:
+    """Emit the block `conclusion`: report if anything matched; return `denied` if it must not happen."""
+    f.start(conclusion)
     verdict = f.load(scratch, layout.SCRATCH_VERDICT, name="verdict")
     with f.when(verdict, "!=", 0):
-        refused = f.call("conclude", scratch, state, event, layout.CAUSE_CLAUSES, result="refused")
+        refused = f.call("conclude", scratch, event, result="refused")
         with f.when(refused, "!=", 0):
             f.ret(denied)
-
-
-def refuse(f: FunctionBuilder, scratch: bc.Value, state: bc.Value, event: int, cause: int, denied: bc.Operand) -> None:
-    """Emit: what cannot be judged is denied, with its cause."""
-    f.store(scratch, layout.SCRATCH_VERDICT, layout.VERDICT_BLOCK)
-    f.call("conclude", scratch, state, event, cause)
-    f.ret(denied)

@@ -83,8 +83,11 @@ SCRATCH_VECTOR = SCRATCH_STATUS + 8
 """Arguments: address of the next argv pointer (0: the strings lie one after the other)."""
 SCRATCH_STRING = SCRATCH_VECTOR + 8
 SCRATCH_STRINGS_LEFT = SCRATCH_STRING + 8
-SCRATCH_RECORD_AT = SCRATCH_STRINGS_LEFT + 8
-SCRATCH_KERNEL = SCRATCH_RECORD_AT + 8
+SCRATCH_ENDED = SCRATCH_STRINGS_LEFT + 8
+SCRATCH_RECORD_AT = SCRATCH_ENDED + 8
+SCRATCH_ACTION = SCRATCH_RECORD_AT + 8
+SCRATCH_CAUSE = SCRATCH_ACTION + 8
+SCRATCH_KERNEL = SCRATCH_CAUSE + 8
 """Room for what is read of kernel memory: a dentry, a socket address."""
 KERNEL_BYTES = 136
 SCRATCH_MATCHED = SCRATCH_KERNEL + KERNEL_BYTES
@@ -94,7 +97,7 @@ TEXT_PATH_END = 4096
 """Paths are written backwards from here; what follows stays zero and ends them."""
 TEXT_CHUNK = TEXT_PATH_END + 8
 """Where other strings are read to, in pieces: an argument, an address."""
-TEXT_CHUNK_BYTES = 1200
+TEXT_CHUNK_BYTES = 1176
 TEXT_BYTES = TEXT_CHUNK + TEXT_CHUNK_BYTES + 8
 TEXT_MASK = 8191
 """For addresses that are only read through a helper, which checks them itself."""

@@ -13,7 +13,7 @@ from actplane.asm.program import MapSpec
 from actplane.asm.uapi import MapType
 from actplane.codegen import kernel, layout
 from actplane.codegen.clauses import Judge, signed32, words_of
-from actplane.codegen.frame import argument, conclude, current_state, own_scratch, refuse
+from actplane.codegen.frame import argument, conclude, current_state, own_scratch
 from actplane.codegen.paths import path_functions
 from actplane.codegen.report import report_functions
 from actplane.ir import bytecode as bc
@@ -455,7 +455,11 @@ def _judge_unix_function(judge: Judge) -> bc.Function:
         mount = f.load(unix, field=kernel.UNIX_PATH_MOUNT, name="mount")
         length = f.call("path_of", scratch, dentry, mount, result="length")
         with f.when(length, "==", 0):
-            refuse(f, scratch, state, layout.EVENT_CONNECT, layout.CAUSE_PATH_TOO_LONG, 1)
+            # What cannot be named is denied by the clause-free verdict that `settle` then finds.
+            f.store(scratch, layout.SCRATCH_TARGET_BYTES, 0)
+            f.store(scratch, layout.SCRATCH_VERDICT, layout.VERDICT_BLOCK)
+            f.store(scratch, layout.SCRATCH_CAUSE, layout.CAUSE_PATH_TOO_LONG)
+            f.ret(f.call("settle", scratch, state))
         target = f.load(scratch, layout.SCRATCH_TARGET, name="target")
         f.update(target, "-", 1)
         f.update(length, "+", 1)
@@ -506,7 +510,7 @@ def _settle(judge: Judge, operations: Sequence[Operation], event: int) -> bc.Fun
         judge.add_source_labels(f, scratch, "endpoint")
     if judge.clauses(operations):
         f.call("judge_endpoint", scratch, state)
-        conclude(f, scratch, state, event, 1)
+    conclude(f, scratch, event, f.new_block("conclusion"), 1)
     judge.commit_labels(f, scratch, state)
     f.ret(0)
     return f.finish()

@@ -121,8 +121,8 @@ class Recognizer:
         """Return `walk_KIND(scratch, at, length)` and what it calls."""
         return (
             self._walk(),
-            self._step(f"{self.kind}_word", BYTES_A_STEP),
-            self._step(f"{self.kind}_byte", 1),
+            self._word(),
+            self._byte(),
             self._emit(),
         )
 
@@ -158,30 +158,55 @@ class Recognizer:
         f.ret(0)
         return f.finish()
 
-    def _step(self, name: str, count: int) -> bc.Function:
-        f = FunctionBuilder(name, ["index", "context"])
+    def _word(self) -> bc.Function:
+        """Return the step over eight bytes; if patterns match within them, it goes byte by byte."""
+        f = FunctionBuilder(f"{self.kind}_word", ["index", "context"])
+        _, context = f.parameters
+        scratch = f.load(context, name="scratch")
+        at = f.load(scratch, layout.SCRATCH_AT, name="at")
+        row = f.load(scratch, layout.SCRATCH_AUTOMATON, name="row")
+        with f.when(at, ">", layout.TEXT_BYTES - BYTES_A_STEP):
+            f.ret(1)
+        text = f.op(at, "+", scratch, "text")
+        word = f.load(text, layout.SCRATCH_TEXT, name="word")
+        rows = f.let(0, "rows")
+        for left in reversed(range(BYTES_A_STEP)):
+            self._step(f, row, f.op(word, "&", 255, "byte") if left else word)
+            f.update(rows, "|", row)
+            if left:
+                f.update(word, ">>", 8)
+        with f.when(rows, "s<", 0, width=32):
+            f.helper("bpf_loop", BYTES_A_STEP, f.function(f"{self.kind}_byte"), context, 0)
+            f.ret(0)
+        f.update(at, "+", BYTES_A_STEP)
+        f.store(scratch, layout.SCRATCH_AT, at)
+        f.store(scratch, layout.SCRATCH_AUTOMATON, row)
+        f.ret(0)
+        return f.finish()
+
+    def _byte(self) -> bc.Function:
+        f = FunctionBuilder(f"{self.kind}_byte", ["index", "context"])
         scratch = f.load(f.parameters[1], name="scratch")
         at = f.load(scratch, layout.SCRATCH_AT, name="at")
         row = f.load(scratch, layout.SCRATCH_AUTOMATON, name="row")
         with f.when(at, ">", layout.TEXT_BYTES - BYTES_A_STEP):
             f.ret(1)
         text = f.op(at, "+", scratch, "text")
-        word = f.load(text, layout.SCRATCH_TEXT, 8 if count == BYTES_A_STEP else 1, "word")
-        f.update(at, "+", count)
+        self._step(f, row, f.load(text, layout.SCRATCH_TEXT, 1, "byte"))
+        f.update(at, "+", 1)
         f.store(scratch, layout.SCRATCH_AT, at)
-        for left in reversed(range(count)):
-            byte = f.op(word, "&", 255, "byte") if left else word
-            f.update(byte, "<<", 1)
-            f.update(byte, "+", f.map_value(self.map_name))
-            f.update(row, "+", f.load(byte, 0, 2, "column"))
-            f.assign(row, self._load_row(f, row))
-            with f.when(row, "s<", 0, width=32):
-                f.call(f"accept_{self.kind}", scratch, row)
-            if left:
-                f.update(word, ">>", 8)
         f.store(scratch, layout.SCRATCH_AUTOMATON, row)
+        with f.when(row, "s<", 0, width=32):
+            f.call(f"accept_{self.kind}", scratch, row)
         f.ret(0)
         return f.finish()
+
+    def _step(self, f: FunctionBuilder, row: bc.Value, byte: bc.Value) -> None:
+        """Emit: the row that a byte leads to."""
+        f.update(byte, "<<", 1)
+        f.update(byte, "+", f.map_value(self.map_name))
+        f.update(row, "+", f.load(byte, 0, 2, "column"))
+        f.assign(row, self._load_row(f, row))
 
     def _load_row(self, f: FunctionBuilder, offset: bc.Value) -> bc.Value:
         entry = f.op(offset, "&", len(self.automaton.table) - 4, "entry")

@@ -42,7 +42,7 @@ _LABELS = 40
 
 def report_functions(judge: Judge, *, can_deny: bool, is_exec_check: bool) -> tuple[bc.Function, ...]:
     """
-    Return `conclude(scratch, state, event, cause)`: report, and kill if that is the verdict.
+    Return `conclude(scratch, event)`: report, and kill if that is the verdict.
 
     Its result is 1 if the event must be denied. Where a program cannot deny, whatever should be
     blocked is killed. `is_exec_check`: the arguments are still those that the caller passed.
@@ -54,19 +54,17 @@ def report_functions(judge: Judge, *, can_deny: bool, is_exec_check: bool) -> tu
 
 
 def _conclude(can_deny: bool) -> bc.Function:
-    f = FunctionBuilder("conclude", ["scratch", "state", "event", "cause"])
-    scratch, state, event, cause = f.parameters
+    f = FunctionBuilder("conclude", ["scratch", "event"])
+    scratch, event = f.parameters
     verdict = f.load(scratch, layout.SCRATCH_VERDICT, name="verdict")
-    action = f.let(layout.ACTION_NOTIFIED, "action")
+    # By way of memory, so that a verifier does not tell the three actions apart from here on.
+    f.store(scratch, layout.SCRATCH_ACTION, layout.ACTION_NOTIFIED)
     with f.when(verdict, "&", layout.VERDICT_BLOCK):
-        f.assign(action, layout.ACTION_BLOCKED if can_deny else layout.ACTION_KILLED)
+        f.store(scratch, layout.SCRATCH_ACTION, layout.ACTION_BLOCKED if can_deny else layout.ACTION_KILLED)
     with f.when(verdict, "&", layout.VERDICT_KILL):
-        f.assign(action, layout.ACTION_KILLED)
-    what = f.op(action, "<<", 8, "what")
-    f.update(what, "|", event)
-    f.update(cause, "<<", 16)
-    f.update(what, "|", cause)
-    f.call("report", scratch, state, what)
+        f.store(scratch, layout.SCRATCH_ACTION, layout.ACTION_KILLED)
+    f.call("report", scratch, event)
+    action = f.load(scratch, layout.SCRATCH_ACTION, name="action")
     with f.when(action, "==", layout.ACTION_NOTIFIED):
         f.ret(0)
     with f.when(action, "==", layout.ACTION_KILLED):
@@ -76,14 +74,14 @@ def _conclude(can_deny: bool) -> bc.Function:
 
 
 def _report(judge: Judge, is_exec_check: bool) -> bc.Function:
-    f = FunctionBuilder("report", ["scratch", "state", "what"])
-    scratch, _, what = f.parameters
+    f = FunctionBuilder("report", ["scratch", "event"])
+    scratch, event = f.parameters
     task = f.helper("bpf_get_current_task_btf", result="task")
     record = f.helper("bpf_task_storage_get", f.map_address("records"), task, 0, kernel.STORAGE_CREATE, result="record")
     with f.when(record, "==", 0):
         _count_drop(f)
         f.ret(0)
-    _header(f, judge, scratch, record, task, what)
+    _header(f, judge, scratch, record, task, event)
     f.store(scratch, layout.SCRATCH_RECORD_AT, layout.RECORD_BITS + judge.matched_bytes)
 
     length = f.load(scratch, layout.SCRATCH_TARGET_BYTES, name="length")
@@ -98,13 +96,13 @@ def _report(judge: Judge, is_exec_check: bool) -> bc.Function:
             mount = f.load(file, field=kernel.FILE_MOUNT, name="mount")
             length = f.call("path_of", scratch, dentry, mount, result="length")
             start = f.let(layout.TEXT_PATH_END, "start")
-            _at_most(f, length, layout.RECORD_EXE_MAX - 1)
+            f.at_most(length, layout.RECORD_EXE_MAX - 1)
             f.update(start, "-", length)
             _append(f, scratch, record, _EXE_BYTES, start, length, layout.RECORD_EXE_MAX - 1)
         _arguments(f, scratch, record, mm, is_exec_check)
 
     size = f.load(scratch, layout.SCRATCH_RECORD_AT, name="size")
-    _at_most(f, size, layout.RECORD_BYTES)
+    f.at_most(size, layout.RECORD_BYTES)
     sent = f.helper("bpf_ringbuf_output", f.map_address("events"), record, size, 0, result="sent")
     with f.when(sent, "!=", 0):
         _count_drop(f)
@@ -113,7 +111,7 @@ def _report(judge: Judge, is_exec_check: bool) -> bc.Function:
 
 
 def _header(
-    f: FunctionBuilder, judge: Judge, scratch: bc.Value, record: bc.Value, task: bc.Value, what: bc.Value
+    f: FunctionBuilder, judge: Judge, scratch: bc.Value, record: bc.Value, task: bc.Value, event: bc.Value
 ) -> None:
     f.store(record, _TIME, f.helper("bpf_ktime_get_ns"))
     f.store(record, _PID, f.load(task, 0, 4, field=kernel.TASK_TGID), 4)
@@ -121,10 +119,10 @@ def _header(
     parent = f.load(task, field=kernel.TASK_PARENT, name="parent")
     f.store(record, _PPID, f.load(parent, 0, 4, field=kernel.TASK_TGID), 4)
     f.store(record, _UID, f.helper("bpf_get_current_uid_gid"), 4)
-    access = f.load(scratch, layout.SCRATCH_ACCESS, name="access")
-    f.update(access, "<<", 24)
-    f.update(what, "|", access)
-    f.store(record, _EVENT, what, 4)
+    f.store(record, _EVENT, event, 1)
+    f.store(record, _ACTION, f.load(scratch, layout.SCRATCH_ACTION), 1)
+    f.store(record, _CAUSE, f.load(scratch, layout.SCRATCH_CAUSE), 1)
+    f.store(record, _ACCESS, f.load(scratch, layout.SCRATCH_ACCESS), 1)
     f.store(record, _CLAUSE_BYTES, judge.matched_bytes, 2)
     f.store(record, _TARGET_BYTES, 0, 2)
     f.store(record, _EXE_BYTES, 0, 4)
@@ -138,11 +136,6 @@ def _header(
         f.store(record, layout.RECORD_BITS + 8 * word, f.load(scratch, layout.SCRATCH_MATCHED + 8 * word))
 
 
-def _at_most(f: FunctionBuilder, length: bc.Value, limit: int) -> None:
-    with f.when(length, ">", limit):
-        f.assign(length, limit)
-
-
 def _append(
     f: FunctionBuilder,
     scratch: bc.Value,
@@ -154,7 +147,7 @@ def _append(
 ) -> None:
     """Emit: append bytes of the scratch text to the record and note their number."""
     end = _end(f, scratch, record, limit)
-    _at_most(f, length, limit)
+    f.at_most(length, limit)
     f.store(record, field, length, 2)
     f.update(source, "&", layout.TEXT_MASK)
     f.update(source, "+", scratch)
@@ -166,7 +159,7 @@ def _append(
 def _end(f: FunctionBuilder, scratch: bc.Value, record: bc.Value, room: int) -> bc.Value:
     """Emit: where the record goes on, with that much room behind it."""
     at = f.load(scratch, layout.SCRATCH_RECORD_AT, name="at")
-    _at_most(f, at, layout.RECORD_BYTES - room)
+    f.at_most(at, layout.RECORD_BYTES - room)
     f.update(at, "+", record)
     return at
 
@@ -190,7 +183,7 @@ def _arguments(f: FunctionBuilder, scratch: bc.Value, record: bc.Value, mm: bc.V
     length = f.load(mm, field=kernel.MM_ARG_END, name="length")
     f.update(length, "-", start)
     end = _end(f, scratch, record, layout.RECORD_ARGV_MAX)
-    _at_most(f, length, layout.RECORD_ARGV_MAX)
+    f.at_most(length, layout.RECORD_ARGV_MAX)
     failed = f.helper("bpf_probe_read_user", end, length, start, result="failed")
     with f.when(failed, "==", 0):
         f.store(record, _ARGV_BYTES, length, 2)
@@ -219,7 +212,7 @@ def _record_argument() -> bc.Function:
     with f.when(room, "s<", 2):
         f.ret(1)
     end = _end(f, scratch, record, layout.RECORD_ARGV_MAX)
-    _at_most(f, room, layout.RECORD_ARGV_MAX)
+    f.at_most(room, layout.RECORD_ARGV_MAX)
     length = f.helper("bpf_probe_read_user_str", end, room, string, result="length")
     with f.when(length, "s<", 1):
         f.ret(1)

@@ -44,6 +44,7 @@ class FunctionBuilder:
         self._current: str | None = "entry"
         self._operations: list[bc.Operation] = []
         self._span: Span | None = None
+        self._deferred: list[bc.Block] = []
         self.parameters = tuple(self.value(name) for name in parameters)
 
     # Places
@@ -189,6 +190,18 @@ class FunctionBuilder:
         self.emit(bc.Atomic(dst, operator, base, offset_bytes, value, size, self._span))
         return dst
 
+    def at_most(self, a: bc.Value, limit: int) -> None:
+        """
+        a = min(a, limit), without sign.
+
+        The rare case stands at the end of the function: a verifier follows what falls through first,
+        and then finds that the constant is one of the numbers it has seen to be safe.
+        """
+        above, go_on = self.new_block("above"), self.new_block("bounded")
+        self.branch(a, ">", limit, above, go_on)
+        self._deferred.append(bc.Block(above, (bc.Move(a, limit, 64, self._span),), bc.Jump(go_on)))
+        self.start(go_on)
+
     def field_address(self, a: bc.Value, field: bc.KernelField, name: str = "field") -> bc.Value:
         dst = self.value(name)
         self.emit(bc.AddFieldOffset(dst, a, field, self._span))
@@ -239,7 +252,7 @@ class FunctionBuilder:
         """
         if self._current is not None:
             raise InternalError("function does not return", function=self.name, block=self._current)
-        return bc.Function(self.name, self.parameters, tuple(self._blocks), tuple(self._frame))
+        return bc.Function(self.name, self.parameters, (*self._blocks, *self._deferred), tuple(self._frame))
 
 
 class Otherwise:
