@@ -187,37 +187,40 @@ class ObjGetInfoByFd(Attr):
     _fields_ = (("bpf_fd", c_uint32), ("info_len", c_uint32), ("info", c_uint64))
 
 
-class _ObjectId(Attr):
-    _fields_ = (("id", c_uint32), ("next_id", c_uint32), ("open_flags", c_uint32))
-
-
-class ProgGetFdById(_ObjectId):
+class ProgGetFdById(Attr):
     command = Command.BPF_PROG_GET_FD_BY_ID
+    _fields_ = (("prog_id", c_uint32), ("next_id", c_uint32), ("open_flags", c_uint32))
 
 
-class MapGetFdById(_ObjectId):
+class MapGetFdById(Attr):
     command = Command.BPF_MAP_GET_FD_BY_ID
+    _fields_ = (("map_id", c_uint32), ("next_id", c_uint32), ("open_flags", c_uint32))
 
 
-class LinkGetFdById(_ObjectId):
+class LinkGetFdById(Attr):
     command = Command.BPF_LINK_GET_FD_BY_ID
+    _fields_ = (("link_id", c_uint32), ("next_id", c_uint32), ("open_flags", c_uint32))
 
 
-class ProgGetNextId(_ObjectId):
+class _NextId(Attr):
+    _fields_ = (("start_id", c_uint32), ("next_id", c_uint32))
+
+
+class ProgGetNextId(_NextId):
     command = Command.BPF_PROG_GET_NEXT_ID
 
 
-class MapGetNextId(_ObjectId):
+class MapGetNextId(_NextId):
     command = Command.BPF_MAP_GET_NEXT_ID
 
 
-class LinkGetNextId(_ObjectId):
+class LinkGetNextId(_NextId):
     command = Command.BPF_LINK_GET_NEXT_ID
 
 
 class RawTracepointOpen(Attr):
     command = Command.BPF_RAW_TRACEPOINT_OPEN
-    _fields_ = (("name", c_uint64), ("prog_fd", c_uint32), ("cookie", c_uint64))
+    _fields_ = (("name", c_uint64), ("prog_fd", c_uint32))
 
 
 class BtfLoad(Attr):
@@ -238,8 +241,6 @@ class LinkCreate(Attr):
         ("target_fd", c_uint32),
         ("attach_type", c_uint32),
         ("flags", c_uint32),
-        ("target_btf_id", c_uint32),
-        ("cookie", c_uint64),
     )
 
 

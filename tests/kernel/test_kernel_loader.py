@@ -35,7 +35,8 @@ from actplane.asm.operands import R0, R1, R2, R3, R4, R6, R10, Size
 from actplane.asm.program import MapSpec, Object, Program
 from actplane.asm.uapi import AttachType, HelperId, MapType, ProgType
 from actplane.errors import KernelError, RejectedByKernel, UnsupportedFeature
-from actplane.loader.attributes import ProgGetFdById
+from actplane.loader import attributes
+from actplane.loader.attributes import Attr, Layout, ProgGetFdById
 from actplane.loader.btf import Btf, TypeNotFound
 from actplane.loader.btf_types import BtfType, Kind
 from actplane.loader.btf_write import BtfWriter, load_btf
@@ -307,6 +308,54 @@ def test_the_kernels_types_hold_together(btf: Btf) -> None:
     assert btf.enum_value("bpf_prog_type", "BPF_PROG_TYPE_LSM") == ProgType.BPF_PROG_TYPE_LSM
     assert btf.enum_value("", "BPF_MAP_TYPE_RINGBUF") == MapType.BPF_MAP_TYPE_RINGBUF
     assert [param.name for param in btf.func_proto("bpf_lsm_file_open").members] == ["file"]
+
+
+def fields_of(btf: Btf, type_id: int, base: int = 0) -> dict[str, int]:
+    """The byte offsets of a struct's fields by name, those of anonymous structs and unions within it included."""
+    found: dict[str, int] = {}
+    for member in btf.type_at(type_id).members:
+        at = base + member.offset_bits // 8
+        if member.name:
+            found[member.name] = at
+        else:
+            found |= fields_of(btf, btf.bare(member.type_id), at)
+    return found
+
+
+ATTRIBUTES = sorted((cls for cls in vars(attributes).values() if hasattr(cls, "command")), key=lambda cls: cls.__name__)
+
+
+@pytest.mark.parametrize("layout", ATTRIBUTES, ids=lambda layout: layout.__name__)
+def test_attributes_lie_where_the_kernel_itself_says(btf: Btf, layout: type[Attr]) -> None:
+    """The kernel's BTF describes `union bpf_attr`: one of its structs has our fields, at our places."""
+    ours = {name: getattr(layout, name).offset for name, *_ in layout._fields_}
+    commands = [btf.bare(member.type_id) for member in btf.type_at(btf.composite("bpf_attr")).members]
+    theirs = [fields_of(btf, type_id) for type_id in commands if btf.type_at(type_id).members]
+    # Fields that an older kernel lacks lie past all it knows.
+    known = [{name: at for name, at in ours.items() if name in fields} for fields in theirs]
+    best = max(range(len(theirs)), key=lambda index: len(known[index]))
+    assert any(
+        len(names) == len(known[best]) and names == {name: fields[name] for name in names}
+        for names, fields in zip(known, theirs, strict=True)
+    )
+    missing = ours.keys() - known[best].keys()
+    assert all(ours[name] > max(known[best].values()) for name in missing), f"unknown to the kernel: {missing}"
+
+
+@pytest.mark.parametrize(
+    ("name", "layout"),
+    [
+        ("bpf_prog_info", attributes.ProgInfo),
+        ("bpf_map_info", attributes.MapInfo),
+        ("bpf_link_info", attributes.LinkInfo),
+    ],
+)
+def test_infos_lie_where_the_kernel_itself_says(btf: Btf, name: str, layout: type[Layout]) -> None:
+    theirs = fields_of(btf, btf.composite(name))
+    ours = {field: getattr(layout, field).offset for field, *_ in layout._fields_ if field in theirs}
+    # `gpl_compatible` is a bit field of the kernel's; it starts where ours does.
+    assert {field: theirs[field] for field in ours} == ours
+    assert {"type", "id"} <= ours.keys()
 
 
 def test_offsets_are_those_the_kernel_uses(btf: Btf, features: Features) -> None:
@@ -586,7 +635,7 @@ def test_nothing_is_left_in_the_kernel_when_a_collection_closes(btf: Btf) -> Non
 
 
 def program_exists(program_id: int) -> bool:
-    result = RUNNING_KERNEL.bpf(ProgGetFdById(id=program_id))
+    result = RUNNING_KERNEL.bpf(ProgGetFdById(prog_id=program_id))
     if result < 0:
         assert result == -errno.ENOENT
         return False
