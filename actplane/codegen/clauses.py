@@ -98,6 +98,11 @@ class Judge:
         return 2 * ((len(self.policy.labels) + 63) // 64)
 
     @property
+    def inbox_words(self) -> int:
+        """Label words that may arrive while a process waits: none if nothing carries labels."""
+        return self.label_words if self.flowing else 0
+
+    @property
     def flowing(self) -> frozenset[int]:
         """
         Labels worth carrying on files and sockets.

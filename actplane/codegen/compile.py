@@ -12,6 +12,7 @@ from actplane.asm.insn import Insn
 from actplane.asm.program import MapSpec, Object, Program
 from actplane.asm.uapi import AttachType, MapType, ProgType
 from actplane.codegen import execs, files, kernel, layout, lineage, network
+from actplane.codegen.channels import INBOX
 from actplane.codegen.clauses import KIND_OF_OPERATION, KIND_OF_SOURCE, Judge
 from actplane.codegen.dispatch import dispatcher, slots
 from actplane.codegen.frame import SCRATCH, TASKS
@@ -193,6 +194,8 @@ class _Build:
         session = layout.session_bytes(len(policy.gates), len(policy.invalidators))
         self._add_maps(TASKS, SCRATCH, RECORDS, EVENTS, MapSpec("session", MapType.BPF_MAP_TYPE_ARRAY, 4, session, 1))
         self._add_maps(*(recognizer.map_spec() for recognizer in self._judge.recognizers.values()))
+        if self._judge.inbox_words:
+            self._add_maps(INBOX)
         self._lineage()
         if "exec" in self._judge.recognizers:
             self._execs()
@@ -213,9 +216,9 @@ class _Build:
 
     def _lineage(self) -> None:
         if self._tier is Tier.TRACE:
-            self._fixed("task_newtask", "tp_btf", lineage.inherit("inherit", can_deny=False))
+            self._fixed("task_newtask", "tp_btf", lineage.inherit(self._judge, "inherit", can_deny=False))
         else:
-            self._fixed("task_alloc", self._kind, lineage.inherit("inherit", can_deny=True))
+            self._fixed("task_alloc", self._kind, lineage.inherit(self._judge, "inherit", can_deny=True))
         self._fixed("sched_process_exit", "tp_btf", lineage.exit_program(self._judge, "process_exit"))
 
     def _execs(self) -> None:

@@ -24,7 +24,7 @@ MAX_STRINGS = 1 << 22
 def exec_check(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     """Return the program that judges an exec before it happens (bprm_check_security)."""
     f = FunctionBuilder(name, ["context"])
-    task, state = current_state(f, 0)
+    task, state = current_state(f, 0, judge.inbox_words)
     scratch = own_scratch(f, task, denied)
     bprm = argument(f, 0, "bprm")
     conclusion = f.new_block("conclusion")
@@ -48,7 +48,7 @@ def exec_check(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
 def exec_commit(judge: Judge, name: str) -> tuple[bc.Function, ...]:
     """Return the program that runs when an exec has committed (sched_process_exec)."""
     f = FunctionBuilder(name, ["context"])
-    task, state = current_state(f, 0)
+    task, state = current_state(f, 0, judge.inbox_words)
     scratch = f.helper(
         "bpf_task_storage_get", f.map_address("scratch"), task, 0, kernel.STORAGE_CREATE, result="scratch"
     )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from actplane.asm.program import MapSpec
 from actplane.asm.uapi import MapType
 from actplane.codegen import kernel, layout
+from actplane.codegen.channels import deliver, notify_readers, wait
 from actplane.codegen.clauses import Judge, signed32, words_of
 from actplane.codegen.frame import argument, conclude, current_state, own_scratch, refuse
 from actplane.codegen.paths import NAMELESS, path_functions
@@ -60,7 +61,7 @@ def file_open(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
 def file_permission(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     """Return the program for `file_permission(file, mask)`: each read and write of an open file."""
     f = FunctionBuilder(name, ["context"])
-    task, state = current_state(f, 0)
+    task, state = current_state(f, 0, judge.inbox_words)
     file = argument(f, 0, "file")
     mask = argument(f, 1, "mask")
     _flow(f, judge, task, state, file, mask, denied)
@@ -76,7 +77,7 @@ def mmap_file(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     let a load through it crash. Having passed through memory it is a number, and can be compared.
     """
     f = FunctionBuilder(name, ["context"])
-    task, state = current_state(f, 0)
+    task, state = current_state(f, 0, judge.inbox_words)
     scratch = own_scratch(f, task, denied)
     file = argument(f, 0, "file")
     f.store(scratch, layout.SCRATCH_KERNEL, file)
@@ -107,7 +108,17 @@ def _flow(
     inode = f.load(file, field=kernel.FILE_INODE, name="inode")
     with f.when(_is_stream(f, inode), "==", 0):
         f.ret(0)
-    labels = f.helper("bpf_inode_storage_get", f.map_address("objects"), inode, 0, 0, result="labels")
+    # Whoever reads from a pipe may have to wait there.
+    waits = f.let(0, "waits")
+    kind = f.load(inode, 0, 2, "kind", kernel.INODE_MODE)
+    f.update(kind, "&", kernel.S_IFMT)
+    with f.when(kind, "==", kernel.S_IFIFO), f.when(mask, "&", kernel.MAY_READ):
+        f.assign(waits, kernel.STORAGE_CREATE)
+    labels = f.helper("bpf_inode_storage_get", f.map_address("objects"), inode, 0, waits, result="labels")
+    with f.when(waits, "!=", 0):
+        with f.when(labels, "==", 0):
+            f.ret(denied)
+        wait(f, state, labels)
     access = f.let(0, "access")
     with f.when(mask, "&", kernel.MAY_READ), f.when(labels, "!=", 0):
         for index, flowing in words_of(judge.flowing).items():
@@ -243,7 +254,7 @@ def file_truncate(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ..
 
 def _begin(judge: Judge, name: str, denied: int) -> tuple[FunctionBuilder, bc.Value, bc.Value]:
     f = FunctionBuilder(name, ["context"])
-    task, state = current_state(f, 0)
+    task, state = current_state(f, 0, judge.inbox_words)
     scratch = own_scratch(f, task, denied)
     judge.begin(f, scratch, state, ("file",))
     return f, scratch, state
@@ -270,6 +281,7 @@ def _shared(judge: Judge, operations: Sequence[Operation]) -> tuple[bc.Function,
         _examine_function(judge, operations),
         *path_functions(),
         *report_functions(judge, can_deny=True, is_exec_check=False),
+        deliver(),
     ]
     if "file" in judge.recognizers:
         functions.extend(judge.recognizers["file"].functions())
@@ -355,3 +367,4 @@ def _give(f: FunctionBuilder, judge: Judge, scratch: bc.Value, inode: bc.Value) 
             word = f.load(scratch, layout.SCRATCH_LABELS + 4 * index, 4, "word")
             f.update(word, "&", signed32(flowing), width=32)
             f.atomic("|", labels, 4 * index, word, 4)
+        notify_readers(f, labels, 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from actplane.asm.program import MapSpec
 from actplane.asm.uapi import MapType
 from actplane.codegen import kernel, layout
+from actplane.codegen.channels import absorb
 from actplane.ir import bytecode as bc
 from actplane.ir.build import FunctionBuilder
 
@@ -19,13 +20,19 @@ TASKS = MapSpec("tasks", MapType.BPF_MAP_TYPE_TASK_STORAGE, 4, layout.STATE_BYTE
 SCRATCH = MapSpec("scratch", MapType.BPF_MAP_TYPE_TASK_STORAGE, 4, layout.SCRATCH_BYTES, 0, flags=BPF_F_NO_PREALLOC)
 
 
-def current_state(f: FunctionBuilder, unmarked: bc.Operand) -> tuple[bc.Value, bc.Value]:
-    """Emit: (the current task, the state of its process); return `unmarked` if it has none."""
+def current_state(f: FunctionBuilder, unmarked: bc.Operand, inbox_words: int = 0) -> tuple[bc.Value, bc.Value]:
+    """
+    Emit: (the current task, the state of its process); return `unmarked` if it has none.
+
+    With `inbox_words`, the process first takes so many words of labels from its inbox.
+    """
     task = f.helper("bpf_get_current_task_btf", result="task")
     leader = f.load(task, field=kernel.TASK_LEADER, name="leader")
     state = f.helper("bpf_task_storage_get", f.map_address("tasks"), leader, 0, 0, result="state")
     with f.when(state, "==", 0):
         f.ret(unmarked)
+    if inbox_words:
+        absorb(f, state, inbox_words)
     return task, state
 
 

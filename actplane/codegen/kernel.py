@@ -55,6 +55,7 @@ S_IFMT = 0o170000
 S_IFSOCK = 0o140000
 S_IFCHR = 0o020000
 S_IFDIR = 0o040000
+S_IFIFO = 0o010000
 
 MOUNT_ROOT = KernelField("vfsmount", "mnt_root")
 MOUNT_OF_VFSMOUNT = KernelField("mount", "mnt")

@@ -24,7 +24,9 @@ LABEL_BYTES = 4 * LABEL_WORDS
 STATE_SLOT = 0
 """u32: the index of the session's programs in every prog array."""
 STATE_FLAGS = 4
-"""u32: unused, zero."""
+"""u32: STATE_WAITS."""
+STATE_WAITS = 1
+"""The process has read from a pipe or socket, where labels may arrive while it waits."""
 STATE_LABELS = 8
 STATE_LINEAGE = STATE_LABELS + LABEL_BYTES
 STATE_PENDING = STATE_LINEAGE + LABEL_BYTES
@@ -45,8 +47,11 @@ def pack_state(slot: int, labels: frozenset[int] = frozenset()) -> bytes:
     return struct.pack(f"<II{LABEL_WORDS}I", slot, 0, *words).ljust(STATE_BYTES, b"\0")
 
 
-# Labels of a file or socket (inode and socket storage).
-OBJECT_BYTES = LABEL_BYTES
+# A file, socket or address (inode storage, socket storage, "endpoints"): labels, then who waits there.
+OBJECT_READER = LABEL_BYTES
+OBJECT_READERS = 4
+"""Places for the numbers of processes, by their low bits."""
+OBJECT_BYTES = LABEL_BYTES + 8 * OBJECT_READERS
 
 # Scratch (BPF_MAP_TYPE_TASK_STORAGE "scratch").
 FACT_WORDS = 64

@@ -9,20 +9,21 @@ too: should one of them exec after the leader has gone, it takes the leader's pl
 from __future__ import annotations
 
 from actplane.codegen import kernel, layout
+from actplane.codegen.channels import forget
 from actplane.codegen.clauses import Judge, signed32
 from actplane.codegen.frame import argument, current_state
 from actplane.ir import bytecode as bc
 from actplane.ir.build import FunctionBuilder
 
 
-def inherit(name: str, *, can_deny: bool) -> tuple[bc.Function, ...]:
+def inherit(judge: Judge, name: str, *, can_deny: bool) -> tuple[bc.Function, ...]:
     """
     Return the program that marks a new task (task_alloc where it can deny, else task_newtask).
 
     A task that cannot be marked is not made; where that cannot be prevented, its parent is killed.
     """
     f = FunctionBuilder(name, ["context"])
-    _, state = current_state(f, 0)
+    _, state = current_state(f, 0, judge.inbox_words)
     child = argument(f, 0, "child")
     copy = f.helper("bpf_task_storage_get", f.map_address("tasks"), child, state, kernel.STORAGE_CREATE, result="copy")
     with f.when(copy, "==", 0):
@@ -31,6 +32,7 @@ def inherit(name: str, *, can_deny: bool) -> tuple[bc.Function, ...]:
         else:
             f.helper("bpf_send_signal", kernel.SIGKILL)
             f.ret(0)
+    f.store(copy, layout.STATE_FLAGS, 0, 4)
     for offset in range(layout.STATE_PENDING, layout.STATE_BYTES, 8):
         f.store(copy, offset, 0)
     f.ret(0)
@@ -52,10 +54,12 @@ def exit_program(judge: Judge, name: str) -> tuple[bc.Function, ...]:
         _hand_over(f, task, state, heir)
         f.ret(0)
     gates = [(n, gate) for n, gate in enumerate(judge.policy.gates) if gate.exits is not None]
+    live = f.load(signal, 0, 4, "live", kernel.SIGNAL_LIVE)
+    with f.when(live, "!=", 0, width=32):
+        f.ret(0)
+    if judge.inbox_words:
+        forget(f)
     if gates:
-        live = f.load(signal, 0, 4, "live", kernel.SIGNAL_LIVE)
-        with f.when(live, "!=", 0, width=32):
-            f.ret(0)
         code = _exit_code(f, task, signal)
         now = f.helper("bpf_ktime_get_ns", result="now")
         for number, gate in gates:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from actplane.asm.program import MapSpec
 from actplane.asm.uapi import MapType
 from actplane.codegen import kernel, layout
+from actplane.codegen.channels import deliver, notify_readers, wait
 from actplane.codegen.clauses import Judge, signed32, words_of
 from actplane.codegen.frame import argument, conclude, current_state, own_scratch
 from actplane.codegen.paths import path_functions
@@ -42,6 +43,8 @@ _USER_IP6 = 8
 _USER_PORT = 24
 
 _BPF_NOEXIST = 1
+_LOOPBACK = 0x0100007F
+"""127.0.0.1 as it lies in memory."""
 
 
 def socket_connect(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
@@ -68,7 +71,7 @@ def socket_sendmsg(judge: Judge, name: str, denied: int) -> tuple[bc.Function, .
     is judged if it carries labels that this socket has not carried before.
     """
     f = FunctionBuilder(name, ["context"])
-    task, state = current_state(f, 0)
+    task, state = current_state(f, 0, judge.inbox_words)
     sk = _sk(f, argument(f, 0, "socket"))
     family = f.load(sk, 0, 2, "family", kernel.SOCK_FAMILY)
     message = argument(f, 1, "message")
@@ -104,12 +107,17 @@ def socket_sendmsg(judge: Judge, name: str, denied: int) -> tuple[bc.Function, .
 def socket_recvmsg(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     """Return the program for `socket_recvmsg(sock, msg, size, flags)`: the process gains what it may read."""
     f = FunctionBuilder(name, ["context"])
-    task, state = current_state(f, 0)
+    task, state = current_state(f, 0, judge.inbox_words)
     sk = _sk(f, argument(f, 0, "socket"))
     family = f.load(sk, 0, 2, "family", kernel.SOCK_FAMILY)
     if judge.flowing:
-        waiting = f.helper("bpf_sk_storage_get", f.map_address("sockets"), sk, 0, 0, result="waiting")
-        with f.when(family, "==", kernel.AF_UNIX), f.when(waiting, "!=", 0):
+        with f.when(family, "==", kernel.AF_UNIX):
+            waiting = f.helper(
+                "bpf_sk_storage_get", f.map_address("sockets"), sk, 0, kernel.STORAGE_CREATE, result="waiting"
+            )
+            with f.when(waiting, "==", 0):
+                f.ret(denied)
+            wait(f, state, waiting)
             for index in words_of(judge.flowing):
                 f.atomic("|", state, layout.STATE_LABELS + 4 * index, f.load(waiting, 4 * index, 4), 4)
     with f.when(family, "==", kernel.AF_UNIX):
@@ -118,6 +126,11 @@ def socket_recvmsg(judge: Judge, name: str, denied: int) -> tuple[bc.Function, .
     judge.begin(f, scratch, state, ("endpoint",))
     if judge.flowing:
         _copy_own(f, scratch, sk, family)
+        key = f.op(scratch, "+", layout.SCRATCH_KERNEL, "key")
+        address = _endpoint(f, key)
+        with f.when(address, "==", 0):
+            f.ret(denied)
+        wait(f, state, address)
         f.call("gain_endpoint", scratch)
     _copy_peer(f, scratch, sk, family)
     _judge_address(f, judge, scratch, state, sk, layout.EVENT_RECV, denied)
@@ -149,7 +162,7 @@ def cgroup_connect(judge: Judge, name: str, family: int) -> tuple[bc.Function, .
     """Return the program for connect and sendto in the session's cgroup: 1 allows, 0 denies."""
     f = FunctionBuilder(name, ["context"])
     (context,) = f.parameters
-    task, state = current_state(f, 0)
+    task, state = current_state(f, 0, judge.inbox_words)
     scratch = own_scratch(f, task, 0)
     judge.begin(f, scratch, state, ("endpoint",))
     f.store(scratch, _FAMILY, family, 2)
@@ -171,7 +184,7 @@ def cgroup_connect(judge: Judge, name: str, family: int) -> tuple[bc.Function, .
 
 def _begin(judge: Judge, name: str, denied: int) -> tuple[FunctionBuilder, bc.Value, bc.Value]:
     f = FunctionBuilder(name, ["context"])
-    task, state = current_state(f, 0)
+    task, state = current_state(f, 0, judge.inbox_words)
     scratch = own_scratch(f, task, denied)
     judge.begin(f, scratch, state, ("endpoint",))
     return f, scratch, state
@@ -241,7 +254,7 @@ def _judge_address(
     if event == layout.EVENT_CONNECT and judge.flowing:
         carried = f.helper("bpf_sk_storage_get", f.map_address("sockets"), sk, 0, kernel.STORAGE_CREATE)
         with f.when(carried, "!=", 0):
-            for pair in range(layout.LABEL_BYTES // 8):
+            for pair in range(judge.label_words // 2):
                 f.store(carried, 8 * pair, f.load(state, layout.STATE_LABELS + 8 * pair))
 
 
@@ -275,12 +288,14 @@ def _give(f: FunctionBuilder, judge: Judge, state: bc.Value, sk: bc.Value, denie
         labels = f.load(state, layout.STATE_LABELS + 4 * index, 4, "labels")
         f.update(labels, "&", signed32(flowing), width=32)
         f.atomic("|", waiting, 4 * index, labels, 4)
+    notify_readers(f, waiting, denied)
 
 
 def _shared(judge: Judge, operations: Sequence[Operation], event: int) -> tuple[bc.Function, ...]:
     functions = [
         _judge_address_function(judge, operations, event),
         _nibbles(),
+        deliver(),
         *path_functions(),
         *report_functions(judge, can_deny=True, is_exec_check=False),
     ]
@@ -326,6 +341,11 @@ def _judge_address_function(judge: Judge, operations: Sequence[Operation], event
     f.jump(v4)
     f.start(plain)
     f.store(scratch, _V4, 0, 4)
+    if event == layout.EVENT_CONNECT:  # To connect to no address is to connect to this host.
+        any_bit = f.load(scratch, _V6 + 8, name="low")
+        f.update(any_bit, "|", f.load(scratch, _V6))
+        with f.when(any_bit, "==", 0):
+            f.store(scratch, _V6 + 15, 1, 1)
     f.store(scratch, chunk, ord("6"), 1)
     f.call("nibbles", scratch, layout.SCRATCH_KERNEL + 8, layout.TEXT_CHUNK + 1, 16)
     f.call("nibbles", scratch, layout.SCRATCH_KERNEL + 2, layout.TEXT_CHUNK + 33, 2)
@@ -333,6 +353,9 @@ def _judge_address_function(judge: Judge, operations: Sequence[Operation], event
     f.jump(done)
 
     f.start(v4)
+    if event == layout.EVENT_CONNECT:
+        with f.when(f.load(scratch, _V4, 4, "v4"), "==", 0):
+            f.store(scratch, _V4, _LOOPBACK, 4)
     f.store(scratch, _V6, 0)
     f.store(scratch, _V6 + 8, 0)
     f.store(scratch, chunk, ord("4"), 1)
@@ -388,29 +411,36 @@ def _give_endpoint(judge: Judge) -> bc.Function:
     """Return `give_endpoint(scratch)`: an address gains the labels of the subject; 1 if there is no room."""
     f = FunctionBuilder("give_endpoint", ["scratch"])
     (scratch,) = f.parameters
-    value = f.frame_address(f.slot("value", layout.OBJECT_BYTES))
-    for pair in range(layout.OBJECT_BYTES // 8):
-        f.store(value, 8 * pair, 0)
     worth = f.let(0, "worth")
     for index, flowing in words_of(judge.flowing).items():
         word = f.load(scratch, layout.SCRATCH_LABELS + 4 * index, 4, "word")
         f.update(word, "&", signed32(flowing), width=32)
-        f.store(value, 4 * index, word, 4)
         f.update(worth, "|", word)
     with f.when(worth, "==", 0):
         f.ret(0)
-    key = f.op(scratch, "+", layout.SCRATCH_KERNEL, "key")
-    endpoints = f.map_address("endpoints")
-    labels = f.helper("bpf_map_lookup_elem", endpoints, key, result="labels")
+    labels = _endpoint(f, f.op(scratch, "+", layout.SCRATCH_KERNEL, "key"))
     with f.when(labels, "==", 0):
-        f.helper("bpf_map_update_elem", endpoints, key, value, _BPF_NOEXIST)
-        f.assign(labels, f.helper("bpf_map_lookup_elem", endpoints, key))
-        with f.when(labels, "==", 0):
-            f.ret(1)
-    for index in words_of(judge.flowing):
-        f.atomic("|", labels, 4 * index, f.load(value, 4 * index, 4), 4)
+        f.ret(1)
+    for index, flowing in words_of(judge.flowing).items():
+        word = f.load(scratch, layout.SCRATCH_LABELS + 4 * index, 4, "word")
+        f.update(word, "&", signed32(flowing), width=32)
+        f.atomic("|", labels, 4 * index, word, 4)
+    notify_readers(f, labels, 1)
     f.ret(0)
     return f.finish()
+
+
+def _endpoint(f: FunctionBuilder, key: bc.Value) -> bc.Value:
+    """Emit: what is known of an address, an entry made if need be; 0 if there is no room."""
+    endpoints = f.map_address("endpoints")
+    entry = f.helper("bpf_map_lookup_elem", endpoints, key, result="entry")
+    with f.when(entry, "==", 0):
+        empty = f.frame_address(f.slot("empty", layout.OBJECT_BYTES))
+        for offset in range(0, layout.OBJECT_BYTES, 8):
+            f.store(empty, offset, 0)
+        f.helper("bpf_map_update_elem", endpoints, key, empty, _BPF_NOEXIST)
+        f.assign(entry, f.helper("bpf_map_lookup_elem", endpoints, key))
+    return entry
 
 
 def _nibbles() -> bc.Function:
