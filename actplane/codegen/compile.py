@@ -4,7 +4,7 @@ A policy and a tier become maps and programs: those hooks, and only those, that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -53,15 +53,6 @@ class Compiled:
     hooks: tuple[Hook, ...]
     functions: Mapping[str, tuple[bc.Function, ...]]
     """The functions of each program in the bytecode IR."""
-
-    def without_hooks(self, missing: Callable[[Program], bool]) -> Compiled:
-        """Return the same without those optional hooks that a kernel does not have."""
-        by_name = {program.name: program for program in self.object.programs}
-        gone = {hook for hook in self.hooks if hook.is_optional and missing(by_name[hook.dispatcher])}
-        names = {name for hook in gone for name in (hook.dispatcher, hook.program)}
-        programs = tuple(program for program in self.object.programs if program.name not in names)
-        hooks = tuple(hook for hook in self.hooks if hook not in gone)
-        return replace(self, object=replace(self.object, programs=programs), hooks=hooks)
 
 
 def weaknesses(policy: Policy, tier: Tier) -> tuple[Weakening, ...]:
