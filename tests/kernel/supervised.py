@@ -10,12 +10,23 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
-from actplane.runtime.cgroup import SessionCgroup
+from actplane.runtime.cgroup import SessionCgroup, own_directory
 from actplane.runtime.guard import Guard
 from actplane.runtime.launch import Command, FirstProcess
 from actplane.runtime.privileges import invoking_user
 from actplane.runtime.supervise import Supervisor, blocked_signals
+
+
+def left_behind() -> list[Path]:
+    """Return the cgroups of sessions whose supervisor, named in theirs, is no more."""
+    found = []
+    for path in own_directory().glob("actplane-*"):
+        pid = next(part for part in path.name.split("-") if part.isdigit())
+        if not Path("/proc", pid).exists():
+            found.append(path)
+    return found
 
 
 def main(argv: list[str]) -> int:

@@ -22,8 +22,8 @@ from actplane.codegen.tier import Tier
 from actplane.errors import ActplaneError
 from actplane.loader.features import Features
 from actplane.runtime import tiers
-from actplane.runtime.cgroup import own_directory
 from actplane.runtime.privileges import missing_capabilities
+from tests.kernel.supervised import left_behind
 
 ACTPLANE = [sys.executable, "-m", "actplane"]
 NOBODY = 65534
@@ -36,25 +36,49 @@ NO_PUSH = """source COMMAND = exec "**"
 
 TWO_PUSHES = 'git push; python3 -c "import subprocess; subprocess.run([\\"git\\",\\"push\\"])"; git status'
 
+is_emulated = "TCG" in Path("/proc/cpuinfo").read_text()
+native = pytest.mark.skipif(
+    is_emulated, reason="needs no guest: this is the same on every kernel, and emulation is slow"
+)
+
+EVERY_TIER = pytest.mark.parametrize(
+    "wanted",
+    [Tier.LSM, pytest.param(Tier.FMOD_RET, marks=pytest.mark.fmod_ret), Tier.TRACE],
+    ids=lambda tier: tier.value,
+)
+DENYING_TIERS = pytest.mark.parametrize(
+    "wanted", [Tier.LSM, pytest.param(Tier.FMOD_RET, marks=pytest.mark.fmod_ret)], ids=lambda tier: tier.value
+)
+
 
 @pytest.fixture(scope="module")
-def tier() -> Tier:
-    """The best tier of this kernel."""
+def features() -> Features:
     if missing_capabilities():
         pytest.skip("needs root: programs are loaded")
+    return Features()
+
+
+@pytest.fixture(scope="module")
+def tier(features: Features) -> Tier:
+    """The best tier of this kernel."""
     try:
-        return tiers.choose(Features())
+        return tiers.choose(features)
     except ActplaneError as error:
         pytest.skip(f"needs a tier: {str(error).splitlines()[0]}")
+
+
+def require(wanted: Tier, features: Features) -> None:
+    """Skip where this kernel does not offer a tier."""
+    if not tiers.probe(wanted, features):
+        pytest.skip(f"needs a kernel that offers tier {wanted.value}")
 
 
 @pytest.fixture(autouse=True)
 def nothing_left(tier: Tier) -> Iterator[None]:
     """A session leaves no cgroup and no process behind."""
-    before = set(own_directory().glob("actplane-*"))
     yield
     deadline = time.monotonic() + 20
-    while not set(own_directory().glob("actplane-*")) <= before:
+    while left_behind():
         assert time.monotonic() < deadline, "a session's cgroup was left behind"
         time.sleep(0.05)
 
@@ -81,14 +105,21 @@ def events_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_the_main_job(repository: Path, tmp_path_factory: pytest.TempPathFactory, tier: Tier) -> None:
+@EVERY_TIER
+def test_the_main_job(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, features: Features, wanted: Tier
+) -> None:
+    require(wanted, features)
     events_path = tmp_path_factory.mktemp("events") / "events.jsonl"
-    done = run("run", "--events", events_path, "--rule", NO_PUSH, "--", "bash", "-c", TWO_PUSHES, cwd=repository)
+    done = run(
+        *("run", "--tier", wanted.value, "--events", events_path, "--rule", NO_PUSH, "--", "bash", "-c", TWO_PUSHES),
+        cwd=repository,
+    )
     assert done.returncode == 0, done.stderr
     assert "No commits yet" in done.stdout
 
     said = done.stderr.splitlines()
-    assert said[0].startswith(f"actplane: tier {tier.value}; kill exec: killed before")
+    assert said[0].startswith(f"actplane: tier {wanted.value}; kill exec: killed before")
     assert [line for line in said if line.startswith("actplane: killed")] == [
         "actplane: killed exec `git push` (rule no-push)",
         "actplane: killed exec `git push` (rule no-push), for the 2nd time",
@@ -102,7 +133,7 @@ def test_the_main_job(repository: Path, tmp_path_factory: pytest.TempPathFactory
     assert len(events) == 2
     for event in events:
         assert (event["rule"], event["effect"], event["action"]) == ("no-push", "kill", "killed")
-        assert (event["op"], event["tier"]) == ("exec", tier.value)
+        assert (event["op"], event["tier"]) == ("exec", wanted.value)
         assert Path(event["target"]).name == "git"
         assert event["argv"] == ["git", "push"]
         assert event["labels"] == ["COMMAND"]
@@ -113,6 +144,34 @@ def test_the_main_job(repository: Path, tmp_path_factory: pytest.TempPathFactory
     assert first["pid"] != second["pid"]
 
 
+@DENYING_TIERS
+def test_a_blocked_exec_fails_in_its_caller(repository: Path, features: Features, wanted: Tier) -> None:
+    require(wanted, features)
+    code = "import subprocess\ntry: subprocess.run(['git', 'push'])\nexcept PermissionError: print('denied')"
+    script = f'git push; echo $?; python3 -c "{code}"; git status'
+    rule = NO_PUSH.replace("kill exec", "block exec")
+    done = run("run", "--tier", wanted.value, "--rule", rule, "--", "bash", "-c", script, cwd=repository)
+    assert done.returncode == 0, done.stderr
+    assert "Operation not permitted" in done.stderr
+    assert "fatal" not in done.stderr
+    assert done.stdout.splitlines()[:2] == ["126", "denied"]
+    assert "No commits yet" in done.stdout
+    assert done.stderr.count("actplane: blocked exec `git push` (rule no-push)") == 2
+
+
+@DENYING_TIERS
+def test_a_blocked_first_exec_is_told(features: Features, wanted: Tier) -> None:
+    require(wanted, features)
+    done = run("run", "-q", "--tier", wanted.value, "--rule", 'rule r: block exec "id" if AGENT because "why"', "id")
+    assert done.returncode == Exit.NOT_EXECUTABLE
+    assert done.stderr.splitlines() == [
+        "actplane: blocked exec `id` (rule r)",
+        "actplane:   because: why",
+        "actplane: command not executable: id: Operation not permitted",
+    ]
+
+
+@native
 @pytest.mark.parametrize("before", [True, False])
 def test_the_policy_is_named_before_or_after_the_command(tmp_path: Path, before: bool) -> None:
     policy = tmp_path / "p.yaml"
@@ -128,6 +187,7 @@ def test_the_policy_is_named_before_or_after_the_command(tmp_path: Path, before:
     assert "(rule b)" in done.stderr
 
 
+@native
 @pytest.mark.parametrize("status", [0, 3, 125])
 def test_the_status_comes_through(status: int) -> None:
     assert run("run", "-q", "--rule", NO_PUSH, "sh", "-c", f"exit {status}").returncode == status
@@ -140,12 +200,14 @@ def test_a_signal_comes_through() -> None:
         assert done.returncode == -number
 
 
+@native
 def test_a_command_killed_by_its_policy_says_so(repository: Path) -> None:
     done = run("run", "-q", "--rule", NO_PUSH, "git", "push", cwd=repository)
     assert done.stderr.splitlines()[0] == "actplane: killed exec `git push` (rule no-push)"
     assert done.returncode in (-signal.SIGKILL, Exit.NOT_EXECUTABLE)
 
 
+@native
 def test_standard_streams_and_environment() -> None:
     done = subprocess.run(
         [*ACTPLANE, "run", "-q", "--rule", NO_PUSH, "sh", "-c", "cat; env | grep ^ACTPLANE_ | cut -d= -f1 | sort"],
@@ -158,6 +220,7 @@ def test_standard_streams_and_environment() -> None:
     assert done.stderr == ""
 
 
+@native
 def test_no_descriptor_of_ours_reaches_the_command() -> None:
     done = run("run", "-q", "--rule", NO_PUSH, "ls", "-l", "/proc/self/fd")
     assert "bpf" not in done.stdout
@@ -186,6 +249,7 @@ def test_sudo_is_undone_for_the_command(tmp_path: Path) -> None:
     assert kept.stdout.split() == ["0"]
 
 
+@native
 def test_an_events_file_the_user_may_not_write_is_not_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     done = run(
@@ -196,6 +260,7 @@ def test_an_events_file_the_user_may_not_write_is_not_written(tmp_path: Path) ->
     assert not (tmp_path / "e").exists()
 
 
+@native
 def test_feedback_goes_where_the_policy_says(tmp_path: Path, repository: Path) -> None:
     (repository / "actplane.yaml").write_text(
         "version: 1\npolicy: |\n  " + NO_PUSH.replace("\n", "\n  ") + "\nfeedback: {path: .actplane/last.txt}\n"
@@ -239,6 +304,7 @@ def test_connect_is_denied_before_it_happens() -> None:
     assert not accepted
 
 
+@native
 def test_processes_outside_of_the_session_are_not_judged(repository: Path) -> None:
     rule = 'rule all: kill exec "**" if AGENT unless target "sleep"'
     session = subprocess.Popen([*ACTPLANE, "run", "-q", "--rule", rule, "sleep", "5"], stderr=subprocess.PIPE)
@@ -251,6 +317,7 @@ def test_processes_outside_of_the_session_are_not_judged(repository: Path) -> No
     session.stderr.close()
 
 
+@native
 def test_sessions_do_not_mix() -> None:
     """Two at once, each with a policy of its own."""
     one = subprocess.Popen(
@@ -267,6 +334,7 @@ def test_sessions_do_not_mix() -> None:
     assert "uid=" not in out
 
 
+@native
 def test_a_session_in_a_session_obeys_both() -> None:
     if os.getuid() != 0:
         pytest.skip("needs root inside of the session too")
@@ -278,6 +346,7 @@ def test_a_session_in_a_session_obeys_both() -> None:
     assert done.returncode == 6
 
 
+@native
 def test_the_keys_of_an_event_are_those_that_are_documented(tmp_path: Path) -> None:
     path = tmp_path / "events"
     assert run("run", "-q", "--events", path, "--rule", 'rule r: notify exec "true" if AGENT', "true").returncode == 0
@@ -287,6 +356,7 @@ def test_the_keys_of_an_event_are_those_that_are_documented(tmp_path: Path) -> N
     assert set(event) == keys - {"hex"}
 
 
+@native
 def test_events_that_find_no_room_are_enforced_and_counted(tmp_path: Path) -> None:
     """With the supervisor stopped nobody reads the ring buffer; the kernel goes on judging."""
     events, done = tmp_path / "events", tmp_path / "done"
@@ -320,12 +390,14 @@ def test_events_that_find_no_room_are_enforced_and_counted(tmp_path: Path) -> No
 # What is refused, each with its status.
 
 
+@native
 def test_a_command_that_is_not_there() -> None:
     done = run("run", "-q", "--rule", NO_PUSH, "no-such-command-here")
     assert done.returncode == Exit.NOT_FOUND
     assert "actplane: command not found: no-such-command-here" in done.stderr
 
 
+@native
 def test_a_command_that_cannot_be_executed(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("x")
     done = run("run", "-q", "--rule", NO_PUSH, tmp_path / "data")
@@ -334,6 +406,7 @@ def test_a_command_that_cannot_be_executed(tmp_path: Path) -> None:
     assert "Permission denied" in done.stderr
 
 
+@native
 def test_a_policy_with_errors_runs_nothing(tmp_path: Path) -> None:
     done = run("run", "--rule", 'rule r: blok exec "git"\nrule s: kill exce "x"', "touch", tmp_path / "ran")
     assert done.returncode == Exit.POLICY
@@ -342,6 +415,7 @@ def test_a_policy_with_errors_runs_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@native
 def test_a_policy_that_says_nothing_about_a_session(tmp_path: Path) -> None:
     done = run("run", "--rule", 'rule r: kill exec "git"', "touch", tmp_path / "ran")
     assert done.returncode == Exit.POLICY
@@ -349,6 +423,7 @@ def test_a_policy_that_says_nothing_about_a_session(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@native
 def test_what_the_trace_tier_cannot_do_is_refused_by_name(tmp_path: Path) -> None:
     rule = 'rule keep:\n  block write file "/etc/**" if AGENT\n  kill exec "id" if AGENT\n'
     words = ("run", "--tier", "trace", "--rule", rule)
@@ -370,6 +445,7 @@ def test_a_tier_that_the_kernel_does_not_offer_is_refused(tier: Tier) -> None:
     assert "actplane: tier lsm: this kernel does not offer it" in done.stderr
 
 
+@native
 def test_a_process_without_privileges_is_told(tmp_path: Path) -> None:
     if shutil.which("setpriv") is None:
         pytest.skip("needs setpriv, to give privileges up")
