@@ -89,10 +89,35 @@ from actplane.asm.insn import (
 )
 from actplane.asm.isa import Form, Kind, find_form, form_of
 from actplane.asm.labels import FunctionHere, Item, LabelHere, link_labels, resolve
-from actplane.asm.operands import R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10, Reg, Size
+from actplane.asm.operands import (
+    R0,
+    R1,
+    R2,
+    R3,
+    R4,
+    R5,
+    R6,
+    R7,
+    R8,
+    R9,
+    R10,
+    Address,
+    Memory,
+    Reg,
+    Size,
+    Word,
+    s8,
+    s16,
+    s32,
+    u8,
+    u16,
+    u32,
+    u64,
+)
 
 if TYPE_CHECKING:
     from actplane.asm.assembler import assemble, assemble_object
+    from actplane.asm.builder import Builder
     from actplane.asm.disasm import format_insn
     from actplane.asm.machine import Fault, Machine
     from actplane.asm.printer import disassemble
@@ -102,7 +127,10 @@ if TYPE_CHECKING:
 _LAZY = {
     "assemble": "assembler",
     "assemble_object": "assembler",
+    "Builder": "builder",
     "format_insn": "disasm",
+    "Fault": "machine",
+    "Machine": "machine",
     "disassemble": "printer",
     "MapSpec": "program",
     "Object": "program",
@@ -112,8 +140,6 @@ _LAZY = {
     "HelperId": "uapi",
     "MapType": "uapi",
     "ProgType": "uapi",
-    "Fault": "machine",
-    "Machine": "machine",
 }
 
 
@@ -141,7 +167,9 @@ __all__ = [
     "R8",
     "R9",
     "R10",
+    "Address",
     "AttachType",
+    "Builder",
     "Command",
     "EnumValue",
     "Fault",
@@ -161,6 +189,7 @@ __all__ = [
     "MapSpec",
     "MapType",
     "MapValue",
+    "Memory",
     "Object",
     "ProgType",
     "Program",
@@ -169,6 +198,7 @@ __all__ = [
     "Subprogram",
     "Symbol",
     "TypeSize",
+    "Word",
     "add32",
     "add64",
     "addr_space_cast",
@@ -231,6 +261,9 @@ __all__ = [
     "resolve",
     "rsh32",
     "rsh64",
+    "s8",
+    "s16",
+    "s32",
     "sdiv32",
     "sdiv64",
     "smod32",
@@ -240,6 +273,10 @@ __all__ = [
     "stx",
     "sub32",
     "sub64",
+    "u8",
+    "u16",
+    "u32",
+    "u64",
     "xor32",
     "xor64",
 ]

@@ -1,7 +1,8 @@
-"""Registers and memory sizes: what an instruction's operands are made of."""
+"""What the operands of an instruction are made of: registers, sizes, and places in memory."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 
@@ -9,8 +10,11 @@ class Reg(IntEnum):
     """
     The eleven registers: r0 result, r1 to r5 arguments, r6 to r9 kept across calls, r10 the frame.
 
-    `reg + n` is arithmetic on a pointer only in memory operands (`R10 - 8`), see `Builder`; as
-    operands of the constructors a register and a number stay distinguishable by their type.
+    A register and a number stay distinguishable: `R10 - 8` is an `Address`, never the number 2, and
+    `R1.w` the lower half of r1 as the 32-bit operations name it.
+
+    >>> Reg.R10 - 8, Reg.R1.w
+    (r10 -8, w1)
     """
 
     R0 = 0
@@ -28,8 +32,31 @@ class Reg(IntEnum):
     def __str__(self) -> str:
         return f"r{int(self)}"
 
+    def __repr__(self) -> str:
+        return f"r{int(self)}"
+
+    def __add__(self, offset_bytes: int) -> Address:  # type: ignore[override]  # an address, not a number
+        return Address(self, int(offset_bytes))
+
+    def __sub__(self, offset_bytes: int) -> Address:  # type: ignore[override]
+        return Address(self, -int(offset_bytes))
+
+    @property
+    def w(self) -> Word:
+        return Word(self)
+
 
 R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10 = Reg
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Word:
+    """The lower 32 bits of a register; writing them clears the upper 32."""
+
+    reg: Reg
+
+    def __repr__(self) -> str:
+        return f"w{int(self.reg)}"
 
 
 class Size(Enum):
@@ -48,3 +75,57 @@ class Size(Enum):
     def ctype(self) -> str:
         """The type as the kernel writes it in text: u8, u16, u32 or u64."""
         return f"u{self.bits}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Address:
+    """
+    A register and an offset from it, in bytes.
+
+    >>> Reg.R1 + 4 + 8
+    r1 +12
+    """
+
+    base: Reg
+    offset_bytes: int = 0
+
+    def __add__(self, offset_bytes: int) -> Address:
+        return Address(self.base, self.offset_bytes + offset_bytes)
+
+    def __sub__(self, offset_bytes: int) -> Address:
+        return Address(self.base, self.offset_bytes - offset_bytes)
+
+    def __repr__(self) -> str:
+        return f"{self.base} {self.offset_bytes:+d}"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Memory:
+    """
+    What lies at an address: so many bytes, as a number with or without a sign.
+
+    >>> u32[Reg.R1 + 4]
+    *(u32 *)(r1 +4)
+    """
+
+    size: Size
+    address: Address
+    is_signed: bool = False
+
+    def __repr__(self) -> str:
+        return f"*({'s' if self.is_signed else 'u'}{self.size.bits} *)({self.address})"
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryType:
+    """A type that an address is read as: `u32[R1 + 4]`."""
+
+    size: Size
+    is_signed: bool = False
+
+    def __getitem__(self, address: Address | Reg) -> Memory:
+        return Memory(self.size, address if isinstance(address, Address) else Address(address), self.is_signed)
+
+
+u8, u16, u32, u64 = (MemoryType(size) for size in Size)
+s8, s16, s32 = (MemoryType(size, True) for size in (Size.B, Size.H, Size.W))
