@@ -86,10 +86,7 @@ def test_operands_choose_the_instruction() -> None:
         "r4 = -r4",
         "w4 = -w4",
         "r4 = addr_space_cast(r5, 0, 1)",
-        *(
-            f"r6 {sign} 3"
-            for sign in ["+=", "-=", "*=", "/=", "s/=", "%=", "s%=", "|=", "&=", "^=", "<<=", ">>=", "s>>="]
-        ),
+        *(f"r6 {sign} 3" for sign in signs),
         "r0 = 7",
         "exit",
     ]
