@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from actplane.errors import ActplaneError
+from actplane.errors import ActplaneError, UnsupportedFeature
 
 
 class NoCgroup(ActplaneError):
@@ -61,11 +61,14 @@ class SessionCgroup:
                 f"{path}: mkdir: {error.strerror}\n"
                 "    hint: a session needs a cgroup of its own; is cgroup2 read-only here?"
             ) from error
+        if not (path / "cgroup.kill").exists():
+            path.rmdir()
+            raise UnsupportedFeature("ending a whole cgroup (cgroup.kill)", "5.14")
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     @classmethod
     def create(cls, name: str) -> SessionCgroup:
-        """Create the cgroup `name` beside this process. Raises NoCgroup."""
+        """Create the cgroup `name` beside this process. Raises NoCgroup, UnsupportedFeature. Since: 5.14."""
         return cls(own_directory() / name)
 
     def processes(self) -> list[int]:

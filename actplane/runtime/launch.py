@@ -52,6 +52,10 @@ class CommandError(ActplaneError):
         return self.errno in (errno.ENOENT, errno.ENOTDIR)
 
 
+class LaunchFailed(ActplaneError):
+    """The command's process could not be made, or could not be made what it should be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """
@@ -98,7 +102,7 @@ class FirstProcess:
         """
         Fork the process into the cgroup.
 
-        Raises: OSError. Since: 5.7.
+        Raises: LaunchFailed. Since: 5.7.
         """
         paths = candidates(command.argv[0], command.environment)
         release_read, release_write = os.pipe()
@@ -108,10 +112,10 @@ class FirstProcess:
             if pid == 0:
                 os.close(release_write)
                 _become_command(command, paths, release_read, failure_write)
-        except BaseException:
+        except OSError as error:
             os.close(release_write)
             os.close(failure_read)
-            raise
+            raise LaunchFailed(f"cannot make a process in the session's cgroup: {error.strerror}") from error
         finally:
             os.close(release_read)
             os.close(failure_write)
@@ -121,7 +125,7 @@ class FirstProcess:
         """
         Let the process execute the command, and wait until it has.
 
-        Raises: CommandError if exec failed, OSError if the user could not be changed to.
+        Raises: CommandError if exec failed, LaunchFailed if the user could not be changed to.
         """
         # If it has ended before, what it had to say waits in the other pipe.
         with suppress(BrokenPipeError):
@@ -133,7 +137,7 @@ class FirstProcess:
             step, number = _FAILURE.unpack(said)
             if step == _STEP_EXEC:
                 raise CommandError(self._name, number)
-            raise OSError(number, f"cannot prepare the command: {os.strerror(number)}")
+            raise LaunchFailed(f"cannot prepare the command's process: {os.strerror(number)}")
 
     def close(self) -> None:
         """Close what is left open; a process that was not released ends."""

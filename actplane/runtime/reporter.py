@@ -25,6 +25,9 @@ from actplane.runtime.privileges import User, acting_as
 
 def say(line: str) -> None:
     """Print a line of ours on standard error; a closed standard error is no reason to fail."""
+    # Without one, Python would print to standard output instead.
+    if sys.stderr is None:
+        return
     with suppress(OSError, ValueError):
         print(line, file=sys.stderr, flush=True)
 

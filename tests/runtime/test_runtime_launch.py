@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from actplane.errors import ActplaneError
+from actplane.errors import ActplaneError, UnsupportedFeature
 from actplane.runtime import privileges
-from actplane.runtime.cgroup import NoCgroup, own_directory
+from actplane.runtime.cgroup import NoCgroup, SessionCgroup, own_directory
 from actplane.runtime.launch import candidates
 from actplane.runtime.privileges import User, home_variables, invoking_user
 from actplane.runtime.reporter import Reporter
@@ -45,6 +47,21 @@ def test_a_mount_that_shows_a_part_of_the_tree() -> None:
 def test_no_cgroup2(mounts: str, membership: str) -> None:
     with pytest.raises(NoCgroup, match="hint: mount -t cgroup2"):
         own_directory(mounts, membership)
+
+
+def test_a_cgroup_that_cannot_be_ended_is_not_used(tmp_path: Path) -> None:
+    """A plain folder has no cgroup.kill, as none had before Linux 5.14."""
+    with pytest.raises(UnsupportedFeature, match=r"cgroup.kill.*5\.14"):
+        SessionCgroup(tmp_path / "session")
+    assert not (tmp_path / "session").exists()
+    with pytest.raises(NoCgroup, match="No such file"):
+        SessionCgroup(tmp_path / "no" / "session")
+
+
+def test_a_closed_standard_error_is_not_standard_output() -> None:
+    code = "from actplane.runtime.reporter import say; say('x')"
+    done = subprocess.run(["sh", "-c", f'"{sys.executable}" -c "{code}" 2>&-'], capture_output=True, check=True)
+    assert done.stdout == b""
 
 
 def test_who_called_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
