@@ -190,9 +190,7 @@ def _compile_swap(v: Engine, slot: int, insn: Insn) -> Handler:
         value = read(regs, insn.dst, slot)
         if isinstance(value, Pointer) and not v.is_privileged:
             refuse("pointer-arithmetic", slot, f"r{insn.dst} is a pointer and cannot be swapped", insn.dst)
-        is_known = isinstance(value, Scalar) and value.range.is_const and v.profile.at_least(7, 0)
-        if is_known:
-            assert isinstance(value, Scalar)
+        if isinstance(value, Scalar) and v.profile.at_least(6, 18):
             is_swap = is_wide or bool(insn.code & 8)
             regs[insn.dst] = scalar(arith.swap_bytes(value.range, insn.imm, is_swap))
         else:
@@ -242,7 +240,8 @@ def _compile_binary(v: Engine, slot: int, insn: Insn) -> Handler:
             return _refusal("shift-out-of-range", slot, f"a shift by {insn.imm} is not below the width")
     operand = constant(insn.imm)
     constant_operand = scalar(operand)
-    keeps_link = op == ADD and v.is_privileged and v.profile.at_least(6, 12)
+    keeps_link = op in (ADD, SUB) and v.is_privileged and v.profile.at_least(6, 12)
+    may_fork = op in (arith.AND, arith.OR) and not is_register and v.profile.at_least(6, 18)
     following = slot + 1
 
     def compute(state: State) -> int:
@@ -255,7 +254,12 @@ def _compile_binary(v: Engine, slot: int, insn: Insn) -> Handler:
         if left.__class__ is Scalar and right.__class__ is Scalar:
             result = arith.apply(op, is_wide, left.range, right.range)
             if keeps_link and left.id and not result.is_const:
-                regs[dst] = _linked_sum(v, left, right, result, is_wide)
+                regs[dst] = _linked_sum(v, left, right.range, result, is_wide, op)
+            elif may_fork and left.range.smin == -1 and left.range.smax == 0:
+                # An arithmetic shift has spread the sign: all ones or nothing. Each is walked alone.
+                other = v.push(state, following, f"r{dst} was 0", slot)
+                other.frames[-1].regs[dst] = scalar(arith.apply(op, is_wide, constant(0), right.range))
+                regs[dst] = scalar(arith.apply(op, is_wide, constant(-1), right.range))
             else:
                 regs[dst] = scalar(result)
             return following
@@ -272,14 +276,14 @@ def _refusal(id_: str, slot: int, claim: str) -> Handler:
     return handler
 
 
-def _linked_sum(v: Engine, left: Scalar, right: Scalar, result: object, is_wide: bool) -> Scalar:
+def _linked_sum(v: Engine, left: Scalar, added: Range, result: Range, is_wide: bool, op: int) -> Scalar:
     """Keep the link between a number and its copy when a small constant was added."""
-    assert isinstance(right, Scalar)
-    range_ = result
-    added = right.range
-    if not is_wide or not added.is_const or left.delta is not None or added.value > _S32_MAX:
-        return scalar(range_)  # type: ignore[arg-type]
-    return Scalar(range_, left.id, added.value)  # type: ignore[arg-type]
+    amount = added.smin if op == ADD else -added.smin
+    is_simple = is_wide and 0 <= amount <= _S32_MAX and op == ADD
+    is_possible = is_simple or (v.profile.at_least(6, 18) and _S32_MIN <= amount <= _S32_MAX)
+    if not added.is_const or left.delta is not None or not is_possible:
+        return scalar(result)
+    return Scalar(result, left.id, amount, not is_wide)
 
 
 def _with_pointer(

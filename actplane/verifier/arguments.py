@@ -26,9 +26,10 @@ MAX_SIZE: Final = 1 << 29
 _MEMORY: Final = frozenset(
     {Kind.STACK, Kind.PACKET, Kind.PACKET_META, Kind.MAP_KEY, Kind.MAP_VALUE, Kind.MEM, Kind.BUF, Kind.BTF_ID}
 )
-_KEYS: Final = frozenset({Kind.STACK, Kind.PACKET, Kind.PACKET_META, Kind.MAP_KEY, Kind.MAP_VALUE})
+_KEYS: Final = frozenset({Kind.STACK, Kind.PACKET, Kind.PACKET_META, Kind.MAP_KEY, Kind.MAP_VALUE, Kind.MEM})
 _SOCK_COMMON: Final = frozenset({Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, Kind.XDP_SOCK})
 _PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
+_SOCKET_MAPS: Final = frozenset({MapType.BPF_MAP_TYPE_SOCKMAP, MapType.BPF_MAP_TYPE_SOCKHASH})
 _MOVABLE: Final = frozenset(
     {Kind.STACK, Kind.PACKET, Kind.PACKET_META, Kind.MAP_KEY, Kind.MAP_VALUE, Kind.MEM, Kind.BUF, Kind.ARENA}
 )
@@ -134,10 +135,14 @@ def _key(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) 
     pointer = _pointer(call, reg, value, _KEYS, "fp, pkt, map_key, map_value")
     assert call.map is not None
     size = call.map.spec.key_size
+    call.extra["key"] = pointer
     check_memory(v, state, call, reg, pointer, size, allows_nothing=False, is_write=False)
 
 
 def _value(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+    if call.map is not None and call.map.spec.type in _SOCKET_MAPS:
+        _sk(v, state, call, reg, value, arg)
+        return
     pointer = _pointer(call, reg, value, _KEYS | {Kind.MEM, Kind.BUF, Kind.BTF_ID}, "fp, pkt, map_key, map_value, mem")
     if pointer.kind is Kind.MEM and pointer.flags & Flag.RDONLY and not v.profile.at_least(6, 1):
         wrong_type(call, reg, value, "fp, pkt, map_key, map_value, mem")
@@ -175,6 +180,8 @@ def _memory(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Ar
     if arg.detail:
         size = int(arg.detail)
         is_raw = arg.kind == "umem"
+        if size in (4, 8) and v.profile.at_least(6, 12):
+            memory.check_alignment(v, call.slot, reg, pointer, 0, size)
         check_memory(
             v, state, call, reg, pointer, size, allows_nothing=False, is_write=arg.kind != "mem", is_raw=is_raw
         )

@@ -20,6 +20,7 @@ from actplane.verifier.scalar import (
     UNKNOWN,
     Range,
     constant,
+    from_bits,
     make,
     signed32,
     signed64,
@@ -229,7 +230,9 @@ def negate(a: Range, is_wide: bool) -> Range:
 
 def swap_bytes(a: Range, bits: int, is_swap: bool) -> Range:
     """Return the range after a byte swap, or after a cut to `bits` bits where nothing is swapped."""
-    if a.is_const:
-        low = a.value & ((1 << bits) - 1)
-        return constant(int.from_bytes(low.to_bytes(bits // 8, "little"), "big") if is_swap else low)
-    return UNKNOWN
+
+    def swapped(number: int) -> int:
+        low = number & ((1 << bits) - 1)
+        return int.from_bytes(low.to_bytes(bits // 8, "little"), "big") if is_swap else low
+
+    return from_bits(swapped(a.value), swapped(a.mask))

@@ -160,7 +160,8 @@ def _step(types: TypeProvider, container: Type, off: int, size: int, flags: int)
                 return _beyond(member.name, start + member_size, container, off, size)
             at %= element_size
             inner = bare(types, inner.target)
-            member_size, start = element_size, off - at
+            if inner is not None and not is_number(inner):
+                member_size, start = element_size, off - at
         if is_struct(inner):
             assert inner is not None
             return inner, at

@@ -50,6 +50,7 @@ _PER_TYPE: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("getsockopt", "LSM"): ("sk", "any", "any", "umem", "size"),
     ("getsockopt", "TRACING"): ("sk", "any", "any", "umem", "size"),
     ("getsockopt", "CGROUP_SOCKOPT"): ("sk", "any", "any", "umem", "size"),
+    ("sk_storage_get", "CGROUP_SOCK"): ("map", "ctx", "value?", "any"),
 }
 
 _CLASSID_FROM_PACKET: Final = frozenset({"SCHED_CLS", "SCHED_ACT", "LWT_IN", "LWT_OUT", "LWT_XMIT", "LWT_SEG6LOCAL"})
@@ -86,7 +87,9 @@ def _prototype(v: Engine, helper: int) -> Prototype:
         special = ()
     if special is None:
         return proto
-    return Prototype(proto.name, proto.returns, tuple(Arg(text, False, "") for text in special))
+    return Prototype(
+        proto.name, proto.returns, tuple(Arg(text.rstrip("?"), text.endswith("?"), "") for text in special)
+    )
 
 
 def _forbidden(v: Engine, helper: int) -> tuple[str, str] | None:
@@ -204,7 +207,7 @@ def _check_special(v: Engine, state: State, call: Call, helper: int) -> None:
             refuse("helper-not-allowed", call.slot, "bpf_set_retval: the hook returns nothing that could be set")
     elif call.name == "bpf_dynptr_write" and call.dynptr is not None and call.dynptr.kind in ("skb", "skb_meta"):
         refs.forget_packet(state)
-    if helper in CHANGES_PACKET or (helper == TAIL_CALL and v.changes_packet):
+    if helper in CHANGES_PACKET and (helper != TAIL_CALL or v.profile.at_least(6, 12)):
         v.changes_packet = True
         refs.forget_packet(state)
 
@@ -252,6 +255,8 @@ def _result(v: Engine, state: State, call: Call, proto: Prototype, first: Value 
     if kind == "int":
         return _number(v, call)
     flags = Flag.NULL if proto.returns.is_nullable else Flag.NONE
+    if call.helper == HelperId.bpf_map_lookup_elem and _always_finds(v, state, call):
+        flags = Flag.NONE
     id_ = v.new_id() if flags else 0
     ref = 0
     if call.helper in CASTS and isinstance(first, Pointer):
@@ -259,7 +264,7 @@ def _result(v: Engine, state: State, call: Call, proto: Prototype, first: Value 
     elif call.helper in ACQUIRES or _looks_up_socket(call):
         ref = refs.acquire(v, state, call.slot)
         id_ = ref
-    return _pointer_result(v, call, kind, detail, int(flags), id_, ref)
+    return _pointer_result(v, call, kind, detail, flags, id_, ref)
 
 
 def _pointer_result(v: Engine, call: Call, kind: str, detail: str, flags: int, id_: int, ref: int) -> Value:
@@ -319,6 +324,20 @@ def _percpu_result(v: Engine, call: Call, flags: int, id_: int) -> Value:
         return Pointer(Kind.BTF_ID, flags=flags, types=pointer.types, type_id=type_id, id=id_)
     size = size_of(pointer.types, type_id) or 0
     return Pointer(Kind.MEM, flags=flags | Flag.RDONLY, size=size, id=id_)
+
+
+def _always_finds(v: Engine, state: State, call: Call) -> bool:
+    """Whether the key is a constant that an array has an element for."""
+    facts, key = call.map, call.extra.get("key")
+    if facts is None or facts.spec.type not in _ARRAYS or not v.profile.at_least(6, 14):
+        return False
+    if not isinstance(key, Pointer) or key.kind is not Kind.STACK or not key.var.is_const:
+        return False
+    number = stack.constant_at(v, state, key, key.off + key.var.smin, 4)
+    return number is not None and number < facts.spec.max_entries
+
+
+_ARRAYS: Final = frozenset({MapType.BPF_MAP_TYPE_ARRAY, MapType.BPF_MAP_TYPE_PERCPU_ARRAY})
 
 
 def _looks_up_socket(call: Call) -> bool:

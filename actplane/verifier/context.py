@@ -119,7 +119,8 @@ def access_socket(v: Engine, slot: int, reg: int, base: Pointer, off: int, size:
     elif base.kind is Kind.XDP_SOCK:
         is_ok = off == 0 and size == 4
     elif base.kind is Kind.SOCK_COMMON:
-        is_ok = _sock_ok(off, size) and off in range(4, 80) and (off < 16 or off > 23)
+        # Type, protocol, mark and priority are those of full sockets only.
+        is_ok = _sock_ok(off, size) and not 8 <= off < 24
     else:
         is_ok = _sock_ok(off, size)
     if not is_ok or not is_fixed:

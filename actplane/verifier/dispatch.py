@@ -94,17 +94,7 @@ def _compile_ld(v: Engine, slot: int, insn: Insn) -> Handler:
         state.frames[-1].regs[dst] = value
         return following
 
-    if not isinstance(value, Pointer) or value.kind is not Kind.MAP_VALUE or value.map is None:
-        return load
-    if value.map.field_of("spin_lock") is None:
-        return load
-
-    def load_lockable(state: State) -> int:
-        # As far as locks can tell, every load gives another pointer.
-        state.frames[-1].regs[dst] = value.but(id=v.new_id())
-        return following
-
-    return load_lockable
+    return load
 
 
 def _loaded_value(v: Engine, slot: int, insn: Insn) -> Value:

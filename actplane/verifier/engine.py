@@ -21,6 +21,7 @@ from actplane.verifier.pruning import EXACT, NOT_EXACT, RANGE_WITHIN, Checkpoint
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import ITER, Frame, State
 from actplane.verifier.types import OwnTypes, TypeProvider
+from actplane.verifier.values import Scalar
 
 if TYPE_CHECKING:
     from actplane.verifier.profiles import KernelProfile
@@ -295,9 +296,13 @@ def _maybe_looping(old: Checkpoint, state: State) -> bool:
     """Whether the registers of the current frame look the same: the full comparison costs more."""
     if len(old.state.frames) != len(state.frames):
         return False
-    one, two = old.state.frames[-1], state.frames[-1]
-    for mine, theirs in zip(one.regs, two.regs, strict=True):
-        if mine is not theirs and (mine is None or theirs is None or type(mine) is not type(theirs)):
+    live = old.live[-1]
+    for reg, (mine, theirs) in enumerate(zip(old.state.frames[-1].regs, state.frames[-1].regs, strict=True)):
+        if mine is theirs or not live >> reg & 1:
+            continue
+        if mine.__class__ is not theirs.__class__:
+            return False
+        if isinstance(mine, Scalar) and isinstance(theirs, Scalar) and mine.range is not theirs.range:
             return False
     return True
 

@@ -281,7 +281,7 @@ CHANGES_PACKET: Final = numbers_of(
     "skb_vlan_push skb_vlan_pop skb_store_bytes skb_change_proto skb_change_head skb_change_tail skb_pull_data "
     "l3_csum_replace l4_csum_replace clone_redirect skb_adjust_room xdp_adjust_head xdp_adjust_meta xdp_adjust_tail "
     "msg_pull_data msg_push_data msg_pop_data lwt_push_encap lwt_seg6_store_bytes lwt_seg6_adjust_srh "
-    "lwt_seg6_action store_hdr_opt"
+    "lwt_seg6_action store_hdr_opt tail_call"
 )
 """Helpers after which no pointer into the packet is valid."""
 

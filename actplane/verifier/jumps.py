@@ -13,6 +13,7 @@ from actplane.verifier.flow import JMP, MAY_GOTO
 from actplane.verifier.refusals import refuse
 from actplane.verifier.scalar import Range, constant
 from actplane.verifier.state import SPILL, Slot, State
+from actplane.verifier.tnum import U32
 from actplane.verifier.values import UNKNOWN_SCALAR, ZERO, Flag, Kind, Pointer, Scalar, Value, known, scalar
 
 if TYPE_CHECKING:
@@ -209,8 +210,13 @@ def _follow(base: Scalar, value: Scalar) -> Scalar:
     """Return a linked number after `base` learned something: equal, or apart by a known amount."""
     if base.delta == value.delta:
         return Scalar(base.range, value.id, value.delta, value.is_delta32)
-    difference = (value.delta or 0) - (base.delta or 0)
-    return Scalar(arith.add(base.range, constant(difference)), value.id, value.delta, value.is_delta32)
+    difference = constant((value.delta or 0) - (base.delta or 0))
+    if base.delta is not None and value.delta is not None and base.is_delta32 != value.is_delta32:
+        return value
+    is_wide = not (base.is_delta32 or value.is_delta32)
+    if not is_wide and base.range.umax > U32:
+        return value
+    return Scalar(arith.apply(arith.ADD, is_wide, base.range, difference), value.id, value.delta, value.is_delta32)
 
 
 def _note_links(state: State, left: Scalar, right: Scalar, dst: int, src: int) -> None:

@@ -154,7 +154,7 @@ def access(
     kind = base.kind
     if kind is Kind.STACK:
         return _access_stack(v, state, slot, reg, base, off, size, is_write, value, source)
-    if v.options.is_strict or v.options.flags & 1:
+    if v.options.is_strict or is_atomic:
         check_alignment(v, slot, reg, base, off, size)
     off += base.off
     if base.flags & Flag.NULL and kind is not Kind.MAP_VALUE:
@@ -164,7 +164,10 @@ def access(
     if kind is Kind.MAP_VALUE:
         return _access_map_value(v, state, slot, reg, base, off, size, is_write, value, source, is_atomic)
     if kind is Kind.CTX:
-        return context.access(v, state, slot, reg, base, off, size, is_write=is_write, source=source)
+        loaded = context.access(v, state, slot, reg, base, off, size, is_write=is_write, source=source)
+        if is_load_signed and isinstance(loaded, Pointer):
+            refuse("context-access", slot, f"r{reg}: a pointer in the context is loaded with sign extension", reg)
+        return loaded
     if kind is Kind.BTF_ID:
         return btf_access.access(v, state, slot, reg, base, off, size, is_write=is_write)
     if kind in _PACKETS:
@@ -292,16 +295,16 @@ def check_region(
 ) -> None:
     """Refuse unless [off, off + size), moved by the variable offset, lies in [0, region)."""
     var = base.var
+    low, high = off + var.smin, off + var.umax
+    if low >= 0 and high + size <= region and size > 0 and var.umax < MAX_VAR_OFF:
+        return
     name = base.type_name
-    if var.smin < 0 and (var.smin == S64_MIN or off + var.smin < 0):
-        claim = f"r{reg}: the offset in {name} may be negative ({off + var.smin})"
-        refuse("negative-offset", slot, claim, reg)
-    low = off + var.smin
+    if var.smin < 0 and (var.smin == S64_MIN or low < 0):
+        refuse("negative-offset", slot, f"r{reg}: the offset in {name} may be negative ({low})", reg)
     if low < 0 or (size <= 0 and not allows_nothing) or low + size > region:
         refuse(id_, slot, f"r{reg}: bytes {low} to {low + size} of {name}, which has {region}", reg)
     if var.umax >= MAX_VAR_OFF:
         refuse("unbounded-access", slot, f"r{reg}: the offset in {name} has no upper bound", reg)
-    high = off + var.umax
     if high + size > region:
         refuse(id_, slot, f"r{reg}: bytes up to {high + size} of {name}, which has {region}", reg)
 
@@ -444,9 +447,7 @@ def _compile_atomic(v: Engine, slot: int, insn: Insn) -> Handler:
         access(v, state, slot, dst, base, off, size, is_write=True, is_atomic=True)
         _note_kind(v, slot, base)
         if fetched >= 0:
-            # A spilled pointer that was fetched is no longer on the stack, but the register is a number.
-            range_ = old.range if isinstance(old, Scalar) else UNKNOWN_RANGE
-            regs[fetched] = scalar(truncate(range_, size))
+            regs[fetched] = scalar(truncate(old.range, size)) if isinstance(old, Scalar) else old
         return slot + 1
 
     return atomic
@@ -473,11 +474,23 @@ def _load_or_store_atomically(v: Engine, state: State, slot: int, insn: Insn, si
     if is_load:
         if insn.dst == 10:
             refuse("frame-pointer-write", slot, "r10 is the frame pointer and is read only")
-        loaded = access(v, state, slot, pointer_reg, base, insn.off, size, is_write=False)
+        loaded = access(v, state, slot, pointer_reg, base, insn.off, size, is_write=False, is_atomic=True)
         if isinstance(loaded, Scalar):
             loaded = scalar(truncate(loaded.range, size))
         regs[insn.dst] = loaded
     else:
-        access(v, state, slot, pointer_reg, base, insn.off, size, is_write=True, value=value, source=insn.src)
+        access(
+            v,
+            state,
+            slot,
+            pointer_reg,
+            base,
+            insn.off,
+            size,
+            is_write=True,
+            value=value,
+            source=insn.src,
+            is_atomic=True,
+        )
     _note_kind(v, slot, base)
     return slot + 1

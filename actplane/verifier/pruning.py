@@ -149,9 +149,15 @@ def _same_refs(old: State, new: State, ids: IdMap) -> bool:
     if not ids.match(old.irq_id, new.irq_id):
         return False
     for one, two in zip(old.refs, new.refs, strict=True):
-        if one.what != two.what or one.lock != two.lock or not ids.match(one.id, two.id):
+        if one.what != two.what or not _same_lock(one.lock, two.lock, ids) or not ids.match(one.id, two.id):
             return False
     return True
+
+
+def _same_lock(one: Any, two: Any, ids: IdMap) -> bool:
+    if one is None or two is None:
+        return one is two
+    return one[0] is two[0] and ids.match(one[1], two[1])
 
 
 def _frames_equal(old: Checkpoint, index: int, frame: Frame, other: Frame, ids: IdMap, exact: int) -> bool:

@@ -172,6 +172,7 @@ def _refine(bounds: Bounds) -> Range:
     bounds = _from_tnum(_into_tnum(bounds))
     if is_contradiction(bounds):
         return UNKNOWN
+    bounds = _single(bounds)
     if bounds[2] == bounds[3]:
         return constant(bounds[2])
     return _intern(bounds)
@@ -252,6 +253,18 @@ def _into_tnum(b: Bounds) -> Bounds:
     low = tnum.intersect(tnum.subreg(whole), tnum.from_range(b[6], b[7]))
     value, mask = tnum.with_subreg(whole, low)
     return (value, mask, *b[2:])
+
+
+def _single(b: Bounds) -> Bounds:
+    """Narrow [umin, umax] to one number if the tnum allows no other in it."""
+    value, mask, umin, umax = b[:4]
+    if not mask or umin == umax:
+        return b
+    first = umin if umin & ~mask == value else tnum.step(value, mask, umin)
+    if first > umax:
+        return b
+    following = tnum.step(value, mask, first) if first < (value | mask) else umax + 1
+    return (value, mask, first, first, *b[4:]) if following > umax else b
 
 
 def between(low: int, high: int) -> Range:

@@ -213,6 +213,23 @@ def write_variable(
                 v.mark_precise(state, i)
 
 
+def constant_at(v: Engine, state: State, pointer: Pointer, off: int, size: int) -> int | None:
+    """Return the number in `size` bytes of the stack if it is known, and mark that it matters."""
+    frame = frame_of(state, pointer)
+    index = _index(off)
+    first = off + 8 * (index + 1)
+    kept = frame.stack.get(index)
+    if kept is None:
+        return None
+    if all(kind == NOUGHT for kind in kept.kinds[first : first + size]):
+        return 0
+    is_spilled = kept.kinds.count(SPILL) == size and first == 0 and kept.kinds[0] == SPILL
+    if is_spilled and isinstance(kept.value, Scalar) and kept.value.range.is_const:
+        precision.mark_stack(v, state, frame.index, index)
+        return kept.value.range.value & ((1 << 8 * size) - 1)
+    return None
+
+
 def _is_spilled_zero(kept: Slot) -> bool:
     value = kept.value
     return isinstance(value, Scalar) and value.range.is_const and value.range.value == 0

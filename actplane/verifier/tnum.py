@@ -134,3 +134,29 @@ def sign_extend(a: Tnum, bits: int) -> Tnum:
     if value >> (bits - 1):
         return value | high, mask
     return value, mask
+
+
+def step(value: int, mask: int, low: int) -> int:
+    """
+    Return the least number that a tnum allows above `low`. There must be one.
+
+    >>> step(0b100, 0b011, 5), step(0b100, 0b1010, 6)
+    (6, 12)
+    """
+    low += 1
+    # Walk from the top: the first bit where `low` asks for what the tnum cannot give decides.
+    result = 0
+    for bit in range(63, -1, -1):
+        one = 1 << bit
+        if mask & one:
+            result |= low & one
+        elif value & one:
+            result |= one
+            if not low & one:
+                return result | (value & (one - 1))
+        elif low & one:
+            # A known 0 where a 1 is asked for: raise the lowest free 0 above it.
+            free = mask & ~result & ~(one | (one - 1))
+            raised = free & -free
+            return (result & ~(raised - 1)) | raised | (value & (raised - 1))
+    return result

@@ -6,7 +6,7 @@ a register without a value is None.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import IntEnum, IntFlag
+from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from actplane.verifier.scalar import UNKNOWN, Range, constant
@@ -41,25 +41,25 @@ class Kind(IntEnum):
     DYNPTR = 20
 
 
-class Flag(IntFlag):
-    """What qualifies a pointer."""
+class Flag:
+    """What qualifies a pointer: bits of `Pointer.flags`. Plain numbers, since they are tested so often."""
 
-    NONE = 0
-    NULL = 1
+    NONE: Final = 0
+    NULL: Final = 1
     """May be null."""
-    RDONLY = 2
-    RINGBUF = 4
+    RDONLY: Final = 2
+    RINGBUF: Final = 4
     """A ring-buffer record."""
-    USER = 8
-    PERCPU = 16
-    UNTRUSTED = 32
-    TRUSTED = 64
-    RCU = 128
-    ALLOC = 256
+    USER: Final = 8
+    PERCPU: Final = 16
+    UNTRUSTED: Final = 32
+    TRUSTED: Final = 64
+    RCU: Final = 128
+    ALLOC: Final = 256
     """An object that the program allocated."""
-    NON_OWN = 512
+    NON_OWN: Final = 512
     """A reference that is valid only while the lock is held."""
-    DYNPTR_SLICE = 1024
+    DYNPTR_SLICE: Final = 1024
 
 
 KIND_NAMES: Final[Mapping[Kind, str]] = {
