@@ -50,7 +50,7 @@ class Link(Handle):
         Raises: KernelError: EINVAL for links of LSM and tracing programs, which cannot be updated.
         Since:  5.7.
         """
-        bpf(LinkUpdate(link_fd=self.fd, new_prog_fd=program.fd), self._kernel)
+        bpf(LinkUpdate(link_fd=self.fd, new_prog_fd=program.fd), self.kernel)
 
     def detach(self) -> None:
         """
@@ -59,7 +59,7 @@ class Link(Handle):
         Raises: KernelError: EOPNOTSUPP for links of LSM and tracing programs, which only closing unties.
         Since:  5.9.
         """
-        bpf(LinkDetach(link_fd=self.fd), self._kernel)
+        bpf(LinkDetach(link_fd=self.fd), self.kernel)
 
 
 def attach(program: LoadedProgram, cgroup_fd: int | None = None) -> Link:
@@ -72,7 +72,7 @@ def attach(program: LoadedProgram, cgroup_fd: int | None = None) -> Link:
     Since:  4.17 raw tracepoints, 5.5 tracing, 5.7 LSM and control groups.
     """
     spec = program.program
-    kernel = program._kernel
+    kernel = program.kernel
     try:
         if spec.prog_type is ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT:
             if spec.attach_to is None:
@@ -94,9 +94,9 @@ def attach(program: LoadedProgram, cgroup_fd: int | None = None) -> Link:
 def _attach_hooked(program: LoadedProgram) -> int:
     try:
         attr = LinkCreate(prog_fd=program.fd, attach_type=program.program.attach_type)
-        return bpf(attr, program._kernel)
+        return bpf(attr, program.kernel)
     except KernelError as error:
         if error.errno != errno.EINVAL:
             raise
     # Kernels before 5.19 link these programs through the older command, which takes no name here.
-    return bpf(RawTracepointOpen(prog_fd=program.fd), program._kernel)
+    return bpf(RawTracepointOpen(prog_fd=program.fd), program.kernel)

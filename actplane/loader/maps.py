@@ -138,7 +138,7 @@ class Map(Handle):
     def _read(self, command: type[MapLookupElem] | type[MapLookupAndDeleteElem], key: bytes) -> bytes | None:
         value = ctypes.create_string_buffer(self._value_bytes)
         try:
-            bpf(command(map_fd=self.fd, key=self._key(key), value=value), self._kernel)
+            bpf(command(map_fd=self.fd, key=self._key(key), value=value), self.kernel)
         except KernelError as error:
             if error.errno == errno.ENOENT:
                 return None
@@ -154,12 +154,12 @@ class Map(Handle):
         """
         if len(value) != self._value_bytes:
             raise ValueError(f"map {self.spec.name}: value: got {len(value)} bytes, expected {self._value_bytes}")
-        bpf(MapUpdateElem(map_fd=self.fd, key=self._key(key), value=value, flags=flags), self._kernel)
+        bpf(MapUpdateElem(map_fd=self.fd, key=self._key(key), value=value, flags=flags), self.kernel)
 
     def delete(self, key: bytes) -> bool:
         """Delete a key; return whether it was there. Raises KernelError."""
         try:
-            bpf(MapDeleteElem(map_fd=self.fd, key=self._key(key)), self._kernel)
+            bpf(MapDeleteElem(map_fd=self.fd, key=self._key(key)), self.kernel)
         except KernelError as error:
             if error.errno == errno.ENOENT:
                 return False
@@ -180,7 +180,7 @@ class Map(Handle):
             if key is not None:
                 attr.set("key", key)
             try:
-                bpf(attr, self._kernel)
+                bpf(attr, self.kernel)
             except KernelError as error:
                 if error.errno == errno.ENOENT:
                     return
@@ -197,7 +197,7 @@ class Map(Handle):
 
     def freeze(self) -> None:
         """Refuse all further writes from user space. Raises KernelError. Since: 5.2."""
-        bpf(MapFreeze(map_fd=self.fd), self._kernel)
+        bpf(MapFreeze(map_fd=self.fd), self.kernel)
 
     def info(self) -> MapInfo:
         """Return what the kernel tells about the map. Raises KernelError. Since: 4.13."""

@@ -58,7 +58,7 @@ def pin(handle: Handle, path: Path) -> None:
     Since:  4.4; links 5.7.
     """
     path.parent.mkdir(mode=_MODE_DIRECTORY, parents=True, exist_ok=True)
-    bpf(ObjPin(pathname=_name(path), bpf_fd=handle.fd), handle._kernel)
+    bpf(ObjPin(pathname=_name(path), bpf_fd=handle.fd), handle.kernel)
 
 
 def unpin(path: Path) -> bool:

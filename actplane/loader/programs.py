@@ -141,7 +141,7 @@ class LoadedProgram(Handle):
             attr.set("ctx_out", ctx_out)
             attr.set("ctx_size_out", ctx_out_bytes)
         try:
-            bpf(attr, self._kernel)
+            bpf(attr, self.kernel)
         except KernelError as error:
             raise KernelError(f"{error.call} of {describe(self.program)}", error.errno, error.hint) from error
         return TestRun(attr.retval, data_out.raw[: attr.data_size_out], ctx_out.raw[: attr.ctx_size_out], attr.duration)

@@ -171,7 +171,7 @@ class Handle:
 
     def __init__(self, fd: int, kernel: Kernel = RUNNING_KERNEL) -> None:
         self._fd = fd
-        self._kernel = kernel
+        self.kernel = kernel
 
     @property
     def fd(self) -> int:
@@ -201,7 +201,7 @@ class Handle:
         Raises: KernelError.
         Since:  4.13; a newer field stays zero on an older kernel.
         """
-        bpf(ObjGetInfoByFd(bpf_fd=self.fd, info_len=ctypes.sizeof(layout), info=layout), self._kernel)
+        bpf(ObjGetInfoByFd(bpf_fd=self.fd, info_len=ctypes.sizeof(layout), info=layout), self.kernel)
 
     def __enter__(self: H) -> H:
         return self

@@ -47,10 +47,12 @@ from actplane.loader.links import attach
 from actplane.loader.maps import BPF_EXIST, BPF_F_RDONLY_PROG, BPF_NOEXIST, Map
 from actplane.loader.pins import ensure_bpffs, is_bpffs, open_link, open_map, pin, unpin
 from actplane.loader.programs import load
+from actplane.loader.relocate import relocate
 from actplane.loader.ringbuf import RingBuffer
 from actplane.loader.stats import enable_run_time_stats
 from actplane.loader.syscall import RUNNING_KERNEL
 from actplane.source import Source
+from actplane.verifier import verify
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="not root: bpf() needs privileges")
 
@@ -577,6 +579,14 @@ def test_the_canary_bites_only_who_carries_its_mark(
                 os.getpgid(child)
         collection.close()
         assert os.getpgid(child) == os.getpgid(0)
+
+
+@pytest.mark.parametrize("prog_type", [ProgType.BPF_PROG_TYPE_LSM, ProgType.BPF_PROG_TYPE_TRACING])
+def test_the_mirror_lets_the_canary_pass(btf: Btf, prog_type: ProgType) -> None:
+    """The canary is loaded before any mirror looks at it, so it is looked at here."""
+    object_ = canary(prog_type)
+    maps = {spec.name: spec for spec in object_.maps}
+    verify(relocate(object_.programs[0], btf), maps, btf).require()
 
 
 # Pins
