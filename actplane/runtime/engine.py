@@ -19,6 +19,7 @@ from actplane.loader.btf import Btf, TypeNotFound
 from actplane.loader.collection import Collection
 from actplane.loader.programs import hook_id
 from actplane.loader.ringbuf import RingBuffer
+from actplane.runtime.verdicts import Verdicts
 
 SLOT = 0
 """The slot of a session's programs: sessions do not share dispatchers yet."""
@@ -31,11 +32,20 @@ Judge = Callable[[Program, Mapping[str, MapSpec]], None]
 
 
 def mirror(btf: Btf) -> Judge:
-    """Return a judge that lets a program pass only if the mirror accepts it. The judge raises VerifyError."""
-    from actplane.verifier import verify
+    """
+    Return a judge that lets a program pass only if the mirror accepts it, now or before.
+
+    The judge raises VerifyError.
+    """
+    verdicts = Verdicts()
 
     def judge(program: Program, maps: Mapping[str, MapSpec]) -> None:
+        if verdicts.is_accepted(program, maps):
+            return
+        from actplane.verifier import verify
+
         verify(program, maps, btf).require()
+        verdicts.accept(program, maps)
 
     return judge
 
