@@ -14,6 +14,7 @@ import errno
 import os
 import random
 import struct
+from pathlib import Path
 
 import pytest
 
