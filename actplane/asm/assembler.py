@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 
+from actplane.asm.build import ld_map_fd, ld_map_value
 from actplane.asm.directives import (
     DATA,
     Arguments,
@@ -25,9 +26,10 @@ from actplane.asm.directives import (
     read_section,
 )
 from actplane.asm.encoding import decode
-from actplane.asm.insn import Insn, Label, place
-from actplane.asm.isa import EXIT, Kind, form_of
+from actplane.asm.insn import Insn, Label, MapValue, place
+from actplane.asm.isa import EXIT, LD_IMM64, Kind, form_of
 from actplane.asm.labels import FunctionHere, Item, LabelHere, try_resolve
+from actplane.asm.operands import Reg
 from actplane.asm.program import MapSpec, Object, Program
 from actplane.asm.statement import Operands, StatementError, evaluate
 from actplane.asm.syntax import explain, shape_of, table
@@ -45,6 +47,11 @@ _DIRECTIVE = re.compile(r"(?P<name>\.[A-Za-z]\w*)(?=\s|\Z)\s*")
 _CODE = re.compile(r"""(?:[^;#/"']+|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])'|(?<=\S)\#(?=[\w-])|/(?!/))*""")
 # What follows an operand there: LLVM's `<label>`, bpftool's `pc+3#bpf_prog_...`.
 _ANNOTATION = re.compile(r"\s+<[^<>]*>\Z|(?<=\d)#\S+\Z")
+# Behind a jump, a verifier log says the state at its target; and behind a map's address, that it is one.
+_AFTER_JUMP = re.compile(r"(\bgotol? pc[-+]\d+)\s.*")
+_MAP_STATE = re.compile(
+    r"R\d+(?:_[rw]+)?=map_(?P<kind>ptr|value)\((?:[^()]*\bmap=(?P<name>[\w.]+))?(?:[^()]*\boff=(?P<off>\d+))?"
+)
 _LLVM_NOISE = re.compile(r"[0-9a-f]{16} <.*>:|Disassembly of section |.*\bfile format elf64-bpf")
 _LLVM_DIRECTIVES = frozenset(
     (".text", ".globl", ".global", ".p2align", ".type", ".size", ".ident", ".addrsig", ".addrsig_sym", ".file")
@@ -212,8 +219,10 @@ class _Assembler:
         if found is None:
             return
         slot, number = int(found["slot"]), int(found["code"], 16)
-        text = _without_annotation(_without_comment(line))
+        text = _AFTER_JUMP.sub(r"\1", _without_annotation(line.partition(";")[0].rstrip()))
         insn, first, last = self._statement(text, found.end(), number)
+        if number == LD_IMM64:
+            insn = _with_map(insn, line[last:])
         if insn.code != number:
             raise StatementError(f"the code beside it is {number:#04x}: `{insn}` has {insn.code:#04x}", first, last)
         insn = self._placed(insn, at + first, at + last)
@@ -353,6 +362,21 @@ class _Assembler:
 _DIRECTIVES_HINT = "one of .equ .map .data .rodata .prog .section .func .byte .u16 .u32 .u64 .ascii .asciz .zero .align"
 
 _AMBIGUOUS = (Kind.LD_IMM64, Kind.CALL_HELPER, Kind.CALL_SUBPROGRAM, Kind.CALL_KFUNC)
+
+
+def _with_map(insn: Insn, said: str) -> Insn:
+    """
+    A verifier log shows the address of a map, and behind it that it is one.
+
+    Newer kernels say its name too; without one, the address is the name, for all that load the same map.
+    """
+    found = _MAP_STATE.search(said)
+    if found is None or insn.symbol is not None:
+        return insn
+    name = found["name"] or f"{insn.imm:#x}"
+    if found["kind"] == "ptr":
+        return ld_map_fd(Reg(insn.dst), name)
+    return ld_map_value(Reg(insn.dst), MapValue(name, int(found["off"] or 0)))
 
 
 def _without_comment(line: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from actplane.asm.isa import LD_IMM64
 from actplane.errors import EncodeError
 from actplane.source import Span
 
@@ -99,7 +100,7 @@ class Insn:
     One instruction.
 
     Shape:  `code`, `dst`, `src`, `off`, `imm` are the fields of the 8-byte slot. `ld_imm64`
-            (code 0x18) is one `Insn` of two slots whose `imm` holds all 64 bits: the low half is the
+            is one `Insn` of two slots whose `imm` holds all 64 bits: the low half is the
             imm of the first slot, the high half that of the second.
     Units:  `off` of a jump counts slots after the next one, of a load or store bytes.
     """
@@ -136,7 +137,7 @@ class Insn:
     @property
     def slots(self) -> int:
         """How many 8-byte slots the instruction takes: 2 for ld_imm64, else 1."""
-        return 2 if self.code == 0x18 else 1
+        return 2 if self.code == LD_IMM64 else 1
 
     def __str__(self) -> str:
         """The instruction in the kernel's syntax; raises EncodeError if it is none."""

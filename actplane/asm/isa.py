@@ -15,10 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from actplane.asm.insn import Insn
 from actplane.asm.operands import Size
 from actplane.errors import EncodeError
+
+if TYPE_CHECKING:
+    from actplane.asm.insn import Insn
 
 
 class Kind(Enum):
@@ -323,6 +326,7 @@ def form_of(insn: Insn) -> Form:
 
     Raises: EncodeError if its fields are no valid instruction; the message names the field.
 
+    >>> from actplane.asm.insn import Insn
     >>> form_of(Insn(0x95)).kind
     <Kind.EXIT: 'exit'>
     """

@@ -107,6 +107,7 @@ _TEMPLATES: tuple[tuple[str, Build], ...] = (
     ("call name:NAME # kfunc", statement.call_kfunc),
     ("call name:NAME # kfunc fd_array [ fd:NUM ]", statement.call_kfunc),
     ("call kernel-function # imm:NUM", statement.call_kfunc_number),
+    ("call # imm:NUM", statement.call_kfunc_number),  # where the kernel finds no name for it
     ("call kernel-function # imm:NUM fd_array [ fd:NUM ]", statement.call_kfunc_number),
     ("call to:TO", statement.call),
     ("call imm:NUM", statement.call_number),
