@@ -14,7 +14,6 @@ import errno
 import os
 import random
 import struct
-from pathlib import Path
 
 import pytest
 
