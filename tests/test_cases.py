@@ -25,14 +25,24 @@ from pathlib import Path
 import pytest
 
 from actplane import dsl
+from actplane.asm import Insn, encode
+from actplane.codegen.compile import compile_policy, weaknesses
+from actplane.codegen.select import select
+from actplane.codegen.tier import Tier
 from actplane.dsl import explain, formatter, lint, parser, printer
 from actplane.dsl.lexer import tokenize
 from actplane.errors import PolicyError
+from actplane.ir.bytecode import Function
+from actplane.ir.listing import print_function
 from actplane.ir.printer import print_policy
+from actplane.loader.btf import Btf
+from actplane.loader.relocate import relocate
 from actplane.source import Source, render_all
+from actplane.verifier import verify
 
 FOLDER = Path(__file__).parent / "cases"
 MARK = "=== "
+VMLINUX_BTF = Path("/sys/kernel/btf/vmlinux")
 
 
 @dataclass
@@ -85,6 +95,44 @@ def errors(case: Case) -> str:
     return str(caught.value)
 
 
+def judging(case: Case) -> list[tuple[str, Function]]:
+    """Return the functions that evaluate clauses on the LSM tier, each with the program it is in."""
+    compiled = compile_policy(compilation(case).policy, Tier.LSM)
+    found: dict[str, tuple[str, Function]] = {}
+    for program, functions in compiled.functions.items():
+        for function in functions:
+            if function.name in ("judge_exec", "judge_file", "judge_endpoint"):
+                found.setdefault(print_function(function), (program, function))
+    return list(found.values())
+
+
+def instructions(case: Case) -> list[tuple[str, tuple[Insn, ...]]]:
+    return [(f"{program}/{function.name}", select([function])[0]) for program, function in judging(case)]
+
+
+def hooks(case: Case) -> str:
+    """What is attached on every tier, and what the tier cannot do as written."""
+    policy = compilation(case).policy
+    lines = []
+    for tier in Tier:
+        names = " ".join(hook.program or hook.dispatcher for hook in compile_policy(policy, tier).hooks)
+        lines.append(f"{tier.value}: {names}")
+        for weak in weaknesses(policy, tier):
+            lines.append(f"  {weak.clause.text}: {weak.problem}; in force: {weak.in_force or 'nothing'}")
+    return "\n".join(lines)
+
+
+def verdict(case: Case) -> str:
+    """What the mirror says of every program, with the types of the running kernel."""
+    if not VMLINUX_BTF.exists():
+        pytest.skip("no BTF: this kernel does not describe its types")
+    btf = Btf.vmlinux()
+    compiled = compile_policy(compilation(case).policy, Tier.TRACE)
+    maps = {spec.name: spec for spec in compiled.object.maps}
+    reports = [(program.name, verify(relocate(program, btf), maps, btf)) for program in compiled.object.programs]
+    return "\n".join(f"{name}: {'accepted' if report.is_accepted else report.refusal}" for name, report in reports)
+
+
 STAGES = {
     "tokens": lambda case: printer.print_tokens(tokenize(case.source)[0]),
     "ast": lambda case: printer.print_tree(parser.parse(case.source)[0]),
@@ -92,6 +140,11 @@ STAGES = {
     "errors": errors,
     "ir": lambda case: print_policy(compilation(case).policy),
     "warnings": warnings,
+    "hooks": hooks,
+    "bytecode": lambda case: "\n".join(print_function(function) for _, function in judging(case)),
+    "asm": lambda case: "\n".join(f"{name}:\n" + "\n".join(map(repr, insns)) for name, insns in instructions(case)),
+    "bytes": lambda case: "\n".join(f"{name} {encode(insns).hex()}" for name, insns in instructions(case)),
+    "verdict": verdict,
     "explain": lambda case: "\n".join(item.text for item in explain.explain(compilation(case).policy)),
 }
 
