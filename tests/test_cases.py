@@ -19,13 +19,14 @@ ACTPLANE_UPDATE_CASES=1 rewrites the expected outputs: read the difference befor
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from actplane import dsl
 from actplane.asm import Insn, encode
+from actplane.asm.disasm import format_insn
 from actplane.codegen.compile import compile_policy, weaknesses
 from actplane.codegen.select import select
 from actplane.codegen.tier import Tier
@@ -142,8 +143,12 @@ STAGES = {
     "warnings": warnings,
     "hooks": hooks,
     "bytecode": lambda case: "\n".join(print_function(function) for _, function in judging(case)),
-    "asm": lambda case: "\n".join(f"{name}:\n" + "\n".join(map(repr, insns)) for name, insns in instructions(case)),
-    "bytes": lambda case: "\n".join(f"{name} {encode(insns).hex()}" for name, insns in instructions(case)),
+    "asm": lambda case: "\n".join(
+        f"{name}:\n" + "\n".join(map(format_insn, insns)) for name, insns in instructions(case)
+    ),
+    "bytes": lambda case: "\n".join(
+        f"{name} {encode(replace(insn, symbol=None) for insn in insns).hex()}" for name, insns in instructions(case)
+    ),
     "verdict": verdict,
     "explain": lambda case: "\n".join(item.text for item in explain.explain(compilation(case).policy)),
 }
