@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BPF_F_PSEUDO_HDR = 0x10
 BPF_F_MARK_MANGLED_0 = 0x20
+BPF_F_MARK_ENFORCE = 0x40
 BPF_F_HDR_FIELD_MASK = 0xF
 BPF_HDR_START_MAC, BPF_HDR_START_NET = 0, 1
 TC_ACT_REDIRECT, XDP_REDIRECT = 7, 4
@@ -136,16 +137,21 @@ def csum_diff(machine: Machine, old: int, old_size: int, new: int, new_size: int
     return ~fold_checksum(total) & 0xFFFF
 
 
-def _replace_checksum(machine: Machine, offset: int, old: int, new: int, size: int, *, keep_zero: bool) -> int:
-    """Update the 16-bit checksum field at `offset` for a value of `size` bytes that changes from old to new."""
+def _replace_checksum(machine: Machine, offset: int, old: int, new: int, flags: int) -> int:
+    """Update the 16-bit checksum field at `offset` for a value that changes from old to new; its size is in `flags`."""
     packet = _packet(machine)
     field = packet.load(offset & U32, 2)
     if offset & U32 > MAX_PACKET or offset % 2 or field is None:
         return -errno.EFAULT
     stored = int.from_bytes(field, "little")
-    if keep_zero and stored == 0:
+    means_none = bool(flags & BPF_F_MARK_MANGLED_0)
+    if means_none and not flags & BPF_F_MARK_ENFORCE and stored == 0:
         return 0
+    size = flags & BPF_F_HDR_FIELD_MASK
     if size == 0:
+        # `new` is a difference that bpf_csum_diff has computed.
+        if old:
+            return -errno.EINVAL
         change = new & U32
     elif size in (2, 4):
         mask = (1 << 8 * size) - 1
@@ -153,7 +159,8 @@ def _replace_checksum(machine: Machine, offset: int, old: int, new: int, size: i
     else:
         return -errno.EINVAL
     result = fold_checksum((~stored & 0xFFFF) + change)
-    if keep_zero and result == 0:
+    if means_none and result == 0:
+        # A UDP checksum of 0 says that there is none.
         result = 0xFFFF
     packet.store(offset & U32, result.to_bytes(2, "little"))
     return 0
@@ -163,13 +170,15 @@ def _replace_checksum(machine: Machine, offset: int, old: int, new: int, size: i
 def l3_csum_replace(machine: Machine, context: int, offset: int, old: int, new: int, size: int) -> int:
     if size & ~BPF_F_HDR_FIELD_MASK:
         return -errno.EINVAL
-    return _replace_checksum(machine, offset, old, new, size, keep_zero=False)
+    return _replace_checksum(machine, offset, old, new, size)
 
 
 @helper(HelperId.bpf_l4_csum_replace)
 def l4_csum_replace(machine: Machine, context: int, offset: int, old: int, new: int, flags: int) -> int:
-    size = flags & BPF_F_HDR_FIELD_MASK
-    return _replace_checksum(machine, offset, old, new, size, keep_zero=bool(flags & BPF_F_MARK_MANGLED_0))
+    known = BPF_F_MARK_MANGLED_0 | BPF_F_MARK_ENFORCE | BPF_F_PSEUDO_HDR | BPF_F_HDR_FIELD_MASK
+    if flags & ~known:
+        return -errno.EINVAL
+    return _replace_checksum(machine, offset, old, new, flags)
 
 
 @helper(HelperId.bpf_csum_update)

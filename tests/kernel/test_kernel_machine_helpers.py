@@ -1,0 +1,467 @@
+"""
+The machine's maps and helpers against the kernel's: the same programs, the same calls, the same answers.
+
+Programs take what they work on from the packet, so one program serves for any number of cases.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from actplane.asm import MapSpec, MapType, Object, Program, ProgType, assemble_object
+from actplane.asm.machine import LoadedProgram as Interpreted
+from actplane.asm.machine import Machine
+from actplane.errors import KernelError, RejectedByKernel
+from actplane.loader.maps import Map
+from actplane.loader.programs import LoadedProgram, load
+
+MAP_CASES = 50 if "ACTPLANE_GUEST" in os.environ else 400
+CASES = 20 if "ACTPLANE_GUEST" in os.environ else 200
+
+
+class Both:
+    """One object, loaded into the kernel and into a machine."""
+
+    def __init__(self, found: Object, stack: ExitStack) -> None:
+        self.machine = Machine(found.maps)
+        self.maps = {spec.name: stack.enter_context(Map.create(spec)) for spec in found.maps}
+        self.kernel: dict[str, LoadedProgram] = {}
+        self.interpreted: dict[str, Interpreted] = {}
+        for program in found.programs:
+            self.kernel[program.name] = stack.enter_context(load(program, self.maps))
+            self.interpreted[program.name] = self.machine.load(program)
+
+    def run(self, packet: bytes, name: str = "main") -> tuple[tuple[int, bytes], tuple[int, bytes]]:
+        """Return what the kernel and what the machine answer: r0 in 32 bits, and the packet afterwards."""
+        outcome = self.interpreted[name].run(packet=packet)
+        kernel = self.kernel[name].test_run(packet, data_out_bytes=4096)
+        assert outcome.packet is not None
+        return (kernel.retval, kernel.data_out), (outcome.value & 0xFFFFFFFF, outcome.packet)
+
+
+@pytest.fixture
+def both() -> Iterator:
+    with ExitStack() as stack:
+
+        def build(text: str, prog_type: str = "XDP", maps: tuple[MapSpec, ...] = ()) -> Both:
+            found = assemble_object(text, prog_type=ProgType[f"BPF_PROG_TYPE_{prog_type}"])
+            try:
+                return Both(Object((*maps, *found.maps), found.programs), stack)
+            except RejectedByKernel as error:
+                if "unknown func" in error.log or "invalid func" in error.log:
+                    pytest.skip(f"this kernel lacks a helper: {error.log.strip().splitlines()[-2:][0]}")
+                raise
+            except KernelError as error:
+                if error.errno == 1:
+                    pytest.skip("loading programs is not permitted here")
+                raise
+
+        yield build
+
+
+def with_packet(size: int, body: str, registers: str = "r6") -> str:
+    """A program whose r6 points to `size` bytes of packet, and which returns 0xdead if there are fewer."""
+    return f"""
+    r7 = r1
+    {registers} = *(u32 *)(r1 +0)
+    r3 = *(u32 *)(r1 +4)
+    r0 = 0xdead
+    r4 = r6
+    r4 += {size}
+    if r4 > r3 goto out
+{body}
+out:
+    exit
+"""
+
+
+# Maps: one operation after the other on the same map, chosen by the packet.
+
+OPERATE = with_packet(
+    40,
+    """
+    r8 = *(u32 *)(r6 +0)              // 0 lookup, 1 update, 2 delete
+    r1 = *(u64 *)(r6 +16)
+    *(u64 *)(r10 -16) = r1            // the key
+    r1 = *(u64 *)(r6 +24)
+    *(u64 *)(r10 -8) = r1             // the value
+    r1 = map[m]
+    r2 = r10
+    r2 += -16
+    if r8 == 1 goto update
+    if r8 == 2 goto delete
+    call bpf_map_lookup_elem
+    if r0 == 0 goto nothing
+    r1 = *(u64 *)(r0 +0)
+    *(u64 *)(r6 +32) = r1
+    r0 = 1
+    goto out
+nothing:
+    r0 = 0
+    goto out
+update:
+    r3 = r10
+    r3 += -8
+    r4 = *(u64 *)(r6 +8)              // flags
+    call bpf_map_update_elem
+    goto out
+delete:
+    call bpf_map_delete_elem
+""",
+)
+
+
+def operation(rng: random.Random, key: bytes) -> bytes:
+    what = rng.choice((0, 0, 1, 1, 1, 2))
+    flags = rng.choice((0, 0, 0, 1, 2, 3, 8))
+    return struct.pack("<IIQ", what, 0, flags) + key.ljust(8, b"\0") + rng.randbytes(8) + bytes(8)
+
+
+@pytest.mark.parametrize("kind", ["HASH", "ARRAY", "PERCPU_HASH", "PERCPU_ARRAY", "LRU_HASH"])
+def test_map_operations(both, kind: str) -> None:
+    entries = 64 if kind == "LRU_HASH" else 5  # what an LRU map evicts is the kernel's own affair: never full here
+    spec = MapSpec("m", MapType[f"BPF_MAP_TYPE_{kind}"], 4, 8, entries)
+    affinity = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(affinity)})
+    try:
+        pair = both(OPERATE, maps=(spec,))
+        rng = random.Random(kind)
+        for _ in range(MAP_CASES):
+            packet = operation(rng, rng.randrange(8).to_bytes(4, "little"))
+            kernel, machine = pair.run(packet)
+            assert machine == kernel, packet.hex()
+    finally:
+        os.sched_setaffinity(0, affinity)
+
+
+def test_lpm_trie_operations(both) -> None:
+    spec = MapSpec("m", MapType.BPF_MAP_TYPE_LPM_TRIE, 8, 8, 6, flags=1)
+    pair = both(OPERATE, maps=(spec,))
+    rng = random.Random("lpm")
+    for _ in range(MAP_CASES):
+        length = rng.choice((0, 1, 7, 8, 9, 15, 16, 24, 31, 32, 33))
+        address = bytes(rng.choice((0, 1, 0x80, 0xFF)) for _ in range(4))
+        packet = operation(rng, length.to_bytes(4, "little") + address)
+        kernel, machine = pair.run(packet)
+        assert machine == kernel, packet.hex()
+
+
+QUEUE = with_packet(
+    24,
+    """
+    r8 = *(u32 *)(r6 +0)              // 0 push, 1 pop, 2 peek
+    r1 = *(u64 *)(r6 +16)
+    *(u64 *)(r10 -8) = r1
+    r1 = map[m]
+    r2 = r10
+    r2 += -8
+    if r8 == 1 goto pop
+    if r8 == 2 goto peek
+    r3 = *(u64 *)(r6 +8)
+    call bpf_map_push_elem
+    goto out
+pop:
+    call bpf_map_pop_elem
+    goto show
+peek:
+    call bpf_map_peek_elem
+show:
+    r1 = *(u64 *)(r10 -8)
+    *(u64 *)(r6 +16) = r1
+""",
+)
+
+
+@pytest.mark.parametrize("kind", ["QUEUE", "STACK"])
+def test_queue_operations(both, kind: str) -> None:
+    pair = both(QUEUE, maps=(MapSpec("m", MapType[f"BPF_MAP_TYPE_{kind}"], 0, 8, 4),))
+    rng = random.Random(kind)
+    for _ in range(MAP_CASES):
+        packet = struct.pack("<IIQ", rng.choice((0, 0, 1, 2)), 0, rng.choice((0, 0, 2, 1, 4))) + rng.randbytes(8)
+        kernel, machine = pair.run(packet)
+        assert machine == kernel, packet.hex()
+
+
+# Helpers that compute.
+
+
+def test_csum_diff(both) -> None:
+    program = """
+    r1 = r6
+    r1 += 16
+    r2 = 8
+    r3 = r6
+    r3 += 24
+    r4 = 12
+    r5 = *(u32 *)(r6 +36)
+    call bpf_csum_diff
+out:
+    exit
+"""
+    pair = both(SKB_POINTERS + program, "SCHED_CLS")
+    rng = random.Random("csum")
+    for _ in range(CASES):
+        packet = rng.randbytes(64)
+        (kernel, _), (machine, _) = pair.run(packet)
+        # The kernel may or may not fold: the same checksum has several 32-bit forms.
+        assert fold(machine) == fold(kernel), packet.hex()
+
+
+def fold(total: int) -> int:
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return total % 0xFFFF
+
+
+SKB_POINTERS = """
+    r7 = r1
+    r6 = *(u32 *)(r1 +76)
+    r3 = *(u32 *)(r1 +80)
+    r0 = 0xdead
+    r4 = r6
+    r4 += 40
+    if r4 > r3 goto out
+"""
+
+
+@pytest.mark.parametrize(
+    ("helper", "flags"), [("bpf_l3_csum_replace", (0, 2, 4)), ("bpf_l4_csum_replace", (0, 2, 4, 0x24, 0x64, 0x104, 3))]
+)
+def test_checksum_replacement(both, helper: str, flags: tuple[int, ...]) -> None:
+    rng = random.Random(helper)
+    for flag in flags:
+        text = (
+            SKB_POINTERS
+            + f"""
+    r3 = *(u32 *)(r6 +16)
+    r4 = *(u32 *)(r6 +20)
+    r1 = r7
+    r2 = 24
+    r5 = {flag}
+    call {helper}
+out:
+    exit
+"""
+        )
+        pair = both(text, "SCHED_CLS")
+        for _ in range(CASES // 4):
+            packet = bytearray(rng.randbytes(64))
+            if flag in (0, 2):
+                packet[18:20] = packet[22:24] = bytes(2)
+            if flag & 15 == 0 and rng.random() < 0.8:
+                packet[16:20] = bytes(4)
+            if rng.random() < 0.2:
+                packet[24:26] = bytes(2)
+            kernel, machine = pair.run(bytes(packet))
+            assert machine == kernel, (flag, packet.hex())
+
+
+def test_loading_and_storing_bytes_of_packets(both) -> None:
+    text = (
+        SKB_POINTERS
+        + """
+    r8 = *(u32 *)(r6 +16)             // where from
+    r9 = *(u32 *)(r6 +20)             // where to
+    *(u64 *)(r10 -8) = 0
+    r1 = r7
+    r2 = r8
+    r3 = r10
+    r3 += -8
+    r4 = 8
+    call bpf_skb_load_bytes
+    r8 = r0
+    r1 = r7
+    r2 = r9
+    r3 = r10
+    r3 += -8
+    r4 = 8
+    r5 = 0
+    call bpf_skb_store_bytes
+    r0 <<= 8
+    r0 ^= r8
+out:
+    exit
+"""
+    )
+    pair = both(text, "SCHED_CLS")
+    rng = random.Random("bytes")
+    for _ in range(CASES):
+        packet = bytearray(rng.randbytes(64))
+        offsets = [rng.choice((0, 14, 55, 56, 57, 64, 70000, 0xFFFFFFFF)) for _ in range(2)]
+        packet[16:24] = struct.pack("<II", *offsets)
+        kernel, machine = pair.run(bytes(packet))
+        assert machine == kernel, offsets
+
+
+def test_ld_abs_and_ld_ind(both) -> None:
+    """On XDP's sibling that has them: socket filters, whose packets begin behind the link layer header."""
+    for size, kind in ((1, "u8"), (2, "u16"), (4, "u32")):
+        text = f"""
+    r6 = r1
+    r0 = *(u32 *)skb[0]
+    r7 = r0
+    r7 &= 63
+    r0 = *({kind} *)skb[r7 + 4]
+    exit
+"""
+        pair = both(text, "SOCKET_FILTER")
+        rng = random.Random(size)
+        for _ in range(CASES // 4):
+            packet = rng.randbytes(64)
+            kernel = pair.kernel["main"].test_run(packet).retval
+            assert pair.interpreted["main"].run(packet=packet[14:]).value & 0xFFFFFFFF == kernel
+
+
+def test_moving_head_and_tail_of_packets(both) -> None:
+    text = with_packet(
+        16,
+        """
+    r8 = *(u32 *)(r6 +0)
+    r9 = *(u32 *)(r6 +4)
+    r1 = r7
+    r2 = r8
+    call bpf_xdp_adjust_head
+    r8 = r0
+    r1 = r7
+    r2 = r9
+    call bpf_xdp_adjust_tail
+    r0 <<= 8
+    r0 ^= r8
+""",
+    )
+    pair = both(text)
+    rng = random.Random("adjust")
+    for _ in range(CASES):
+        deltas = [rng.choice((0, 1, 4, -4, 16, -16, -30, 100, -300)) for _ in range(2)]
+        packet = struct.pack("<ii", *deltas) + rng.randbytes(56)
+        kernel, machine = pair.run(packet)
+        # What lies in new room is not defined: the kernel leaves it as it was, the machine has zeros there.
+        assert machine[0] == kernel[0], deltas
+        assert len(machine[1]) == len(kernel[1]), deltas
+
+
+def test_parsing_numbers(both) -> None:
+    text = with_packet(
+        16,
+        """
+    r1 = *(u64 *)(r6 +0)
+    *(u64 *)(r10 -8) = r1
+    *(u64 *)(r10 -16) = 0
+    r1 = r10
+    r1 += -8
+    r2 = 8
+    r3 = *(u8 *)(r6 +8)
+    r4 = r10
+    r4 += -16
+    call bpf_{name}
+    r1 = *(u64 *)(r10 -16)
+    *(u64 *)(r6 +8) = r1
+""",
+    )
+    for name in ("strtol", "strtoul"):
+        pair = both(text.replace("{name}", name))
+        rng = random.Random(name)
+        for _ in range(CASES):
+            digits = "".join(rng.choice("0123456789abcdefxX- \t.") for _ in range(rng.randrange(1, 8)))
+            number = rng.choice((digits, digits, f"-{rng.randrange(999)}", f" 0x{rng.getrandbits(20):x}", "077", "0"))
+            packet = number.encode()[:8].ljust(8, b"\0") + bytes([rng.choice((0, 8, 10, 16, 7))]) + bytes(7)
+            kernel, machine = pair.run(packet)
+            assert machine == kernel, packet
+
+
+def test_comparing_strings(both) -> None:
+    text = """
+.rodata wanted
+    .asciz "hello"
+    .zero 2
+.prog main xdp
+""" + with_packet(
+        16,
+        """
+    r1 = *(u64 *)(r6 +0)
+    *(u64 *)(r10 -8) = r1
+    r1 = r10
+    r1 += -8
+    r2 = 8
+    r3 = map[wanted][0]
+    call bpf_strncmp
+""",
+    )
+    pair = both(text)
+    for word in (b"hello", b"hellp", b"hell", b"helloo", b"", b"zebra", b"hello\0xy"):
+        kernel, machine = pair.run(word.ljust(16, b"\0"))
+        assert (machine[0] == 0) == (kernel[0] == 0)
+        assert machine == kernel, word
+
+
+# Calls.
+
+
+def test_subprograms_callbacks_and_tail_calls(both) -> None:
+    text = (
+        """
+.map programs prog_array key=4 value=4 max_entries=4
+.prog main xdp
+"""
+        + with_packet(
+            16,
+            """
+    r1 = *(u32 *)(r6 +0)
+    r2 = *(u32 *)(r6 +4)
+    call mix
+    *(u64 *)(r10 -8) = r0
+    r1 = *(u8 *)(r6 +8)
+    r2 = subprog[each]
+    r3 = r10
+    r3 += -8
+    r4 = 0
+    call bpf_loop
+    r1 = *(u64 *)(r10 -8)
+    r0 ^= r1
+    *(u32 *)(r6 +12) = r0
+    r1 = r7
+    r2 = map[programs]
+    r3 = 0
+    call bpf_tail_call
+    r0 = 77
+    exit
+""",
+        )
+        + """
+.func mix
+    r0 = r1
+    r0 *= 31
+    r0 ^= r2
+    exit
+.func each
+    r0 = *(u64 *)(r2 +0)
+    r0 *= 17
+    r0 += r1
+    *(u64 *)(r2 +0) = r0
+    r0 &= 64
+    r0 >>= 6
+    exit
+"""
+    )
+    pair = both(text)
+    rng = random.Random("calls")
+    for _ in range(CASES):
+        packet = rng.randbytes(12) + bytes(52)
+        kernel, machine = pair.run(packet)
+        assert machine == kernel, packet.hex()
+
+
+def test_may_goto_goes_round_as_long_as_it_likes(both) -> None:
+    text = "r0 = 0\nr1 = 1000\nagain:\nmay_goto out\nr0 += r1\nr1 -= 1\nif r1 != 0 goto again\nout:\nexit\n"
+    try:
+        pair = both(text)
+    except RejectedByKernel:
+        pytest.skip("this kernel does not know may_goto (Linux 6.9 or newer)")
+    kernel, machine = pair.run(bytes(64))
+    assert machine[0] == kernel[0] == sum(range(1001))
