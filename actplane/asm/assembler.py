@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 
-from actplane.asm.build import ld_map_fd, ld_map_value
+from actplane.asm.build import call_sub, ld_map_fd, ld_map_value
 from actplane.asm.directives import (
     DATA,
     Arguments,
@@ -41,6 +41,7 @@ from actplane.source import Diagnostic, Source, Span
 _CODED = re.compile(r"^[ \t]*(?P<slot>\d+): (?:[.\d]{11} )?\((?P<code>[0-9a-f]{2})\)[ \t]*", re.MULTILINE)
 # A line of llvm-objdump: the slot, then the 8 or 16 bytes, then the text.
 _ADDRESSED = re.compile(r"\s*\d+:\s+(?:(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2}){7}(?:(?: [0-9a-f]{2}){8})?)(?:\s+|\Z))?")
+_RELOCATION = re.compile(r"\s*[0-9a-f]{16}:\s+R_BPF_64_(?P<kind>64|32)\s+(?P<name>\S+)\Z")
 _LABEL = re.compile(r"\s*(?P<name>[A-Za-z_.$][\w.$]*)\s*:(?![:\w])\s*")
 _DIRECTIVE = re.compile(r"(?P<name>\.[A-Za-z]\w*)(?=\s|\Z)\s*")
 # The code of a line: up to a comment. A # directly behind a word is no comment (`call name#1`).
@@ -146,6 +147,9 @@ class _Assembler:
         if ":" in code:
             if _LLVM_NOISE.match(code):
                 return
+            if (relocation := _RELOCATION.match(code)) is not None:
+                self._relocate(relocation)
+                return
             while (label := _LABEL.match(code, start)) is not None:
                 self._label(label["name"], at + label.start("name"), at + label.end("name"))
                 start = label.end()
@@ -171,6 +175,8 @@ class _Assembler:
         body = code[start:]
         text = body.lstrip()
         first = start + len(body) - len(text)
+        if not text:
+            raise StatementError("got the end of the line, expected an instruction", first, first + 1)
         shape = shape_of(text)
         for rows in self._tables:
             for matcher, build in rows.get(shape, ()):
@@ -212,6 +218,20 @@ class _Assembler:
             if said != insn and not is_ambiguous:
                 raise StatementError(f"the bytes beside it say `{insn}`", first, last)
         self._items.append(self._placed(insn, at + found.start("bytes"), at + len(code)))
+
+    def _relocate(self, found: re.Match[str]) -> None:
+        """A line of llvm-objdump -r: the instruction before it is about a map or a function of that name."""
+        before = self._items[-1] if self._items else None
+        name, is_address = found["name"], found["kind"] == "64"
+        if name.startswith("."):
+            hint = "assemble it from a dump of the linked program, as bpftool shows it"
+            raise StatementError(f"relocation against section {name}", *found.span("name"), hint)
+        if isinstance(before, Insn) and before.code == (LD_IMM64 if is_address else call_sub(0).code):
+            symbolic = ld_map_fd(Reg(before.dst), name) if is_address else call_sub(name)
+            self._items[-1] = symbolic if before.span is None else place(symbolic, before.span)
+        else:
+            what = "a 64-bit immediate" if is_address else "a call"
+            raise StatementError(f"relocation of what is not {what}", *found.span("name"))
 
     def _listed(self, line: str, at: int) -> None:
         """A line of a verifier log or of bpftool."""

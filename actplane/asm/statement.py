@@ -154,11 +154,18 @@ def evaluate(text: str, constants: Mapping[str, int]) -> int:
     >>> evaluate("SIZE*2 + 'a' - 0x10", {"SIZE": 4})
     89
     """
+    if len(text) > _LONGEST_EXPRESSION:
+        raise ValueError(f"expression of {len(text)} characters: expected at most {_LONGEST_EXPRESSION}")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError):  # ValueError: a null character, or a number of thousands of digits
         raise ValueError(f"not a number: got {text.strip()!r}") from None
     return _value(tree, constants)
+
+
+# Nesting and results stay small, so that no text can exhaust the memory or the stack.
+_LONGEST_EXPRESSION = 200
+_MOST_BITS = 64
 
 
 _OPERATORS = {
@@ -172,7 +179,7 @@ _OPERATORS = {
 
 def _value(tree: ast.expr, constants: Mapping[str, int]) -> int:
     match tree:
-        case ast.Constant(value=int() as number):
+        case ast.Constant(value=int() as number) if not isinstance(number, bool):
             return number
         case ast.Constant(value=str() as char) if len(char) == 1:
             return ord(char)
@@ -185,7 +192,10 @@ def _value(tree: ast.expr, constants: Mapping[str, int]) -> int:
         case ast.UnaryOp(op=ast.UAdd(), operand=operand):
             return _value(operand, constants)
         case ast.BinOp(left, op, right) if type(op) in _OPERATORS:
-            return int(_OPERATORS[type(op)](_value(left, constants), _value(right, constants)))
+            one, other = _value(left, constants), _value(right, constants)
+            if type(op) is ast.LShift and not 0 <= other < _MOST_BITS:
+                raise ValueError(f"shift: got {other}, expected 0 to {_MOST_BITS - 1}")
+            return int(_OPERATORS[type(op)](one, other))
         case _:
             raise ValueError(f"not a number: got {ast.unparse(tree)!r}, expected + - * | << of numbers and constants")
 

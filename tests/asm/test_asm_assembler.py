@@ -187,6 +187,24 @@ Disassembly of section .text:
     ]
 
 
+def test_relocations_of_llvm_objdump_name_maps_and_functions() -> None:
+    text = """\
+0000000000000000 <main>:
+       0:\t18 01 00 00 00 00 00 00 00 00 00 00 00 00 00 00\tr1 = 0x0 ll
+\t\t0000000000000000:  R_BPF_64_64\tevents
+       2:\t85 10 00 00 ff ff ff ff\tcall -0x1
+\t\t0000000000000010:  R_BPF_64_32\tsub
+       3:\t95 00 00 00 00 00 00 00\texit
+"""
+    program = assemble(text + ".func sub\nexit")
+    assert program.insns[0].symbol == MapFd("events")
+    assert program.insns[1].imm == 1
+    with pytest.raises(AssembleError, match="relocation against section"):
+        assemble(text.replace("events", ".rodata"))
+    with pytest.raises(AssembleError, match="relocation of what is not a 64-bit immediate"):
+        assemble("exit\n 0000000000000018: R_BPF_64_64 events")
+
+
 def test_bytes_that_contradict_their_text_are_refused():
     with pytest.raises(AssembleError, match="the bytes beside it say `r0 = 1`"):
         assemble("       0:\tb7 00 00 00 01 00 00 00\tr0 = 0x2\n")
@@ -295,6 +313,9 @@ def test_spans_point_at_the_statement():
         (".prog p lsm bogus\nexit", 1, 13, ".prog: unexpected bogus"),
         (".prog p xdp", 1, 1, "program 'p' has no instruction"),
         ("0: (b7) r0 += 1", 1, 9, "the code beside it is 0xb7"),
+        (".equ A, 1 << 64", 1, 9, "shift: got 64, expected 0 to 63"),
+        (f".equ A, {'-' * 300}1", 1, 9, "expression of 301 characters: expected at most 200"),
+        (f"r0 = {'9' * 5000}", 1, 6, "expression of 5000 characters"),
         ("call bpf_x(", 1, 11, "got '(', expected '#' or the end of the line"),
     ],
 )
