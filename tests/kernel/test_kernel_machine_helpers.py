@@ -14,7 +14,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from actplane.asm import MapSpec, MapType, Object, Program, ProgType, assemble_object
+from actplane.asm import MapSpec, MapType, Object, ProgType, assemble_object
 from actplane.asm.machine import LoadedProgram as Interpreted
 from actplane.asm.machine import Machine
 from actplane.errors import KernelError, RejectedByKernel
