@@ -437,12 +437,15 @@ def test_what_the_trace_tier_cannot_do_is_refused_by_name(tmp_path: Path) -> Non
     assert "weaker than written: 1 clause" in weaker.stderr
 
 
+@pytest.mark.fmod_ret
 def test_a_tier_that_the_kernel_does_not_offer_is_refused(tier: Tier) -> None:
     if tier is Tier.LSM:
         pytest.skip("needs a kernel without the LSM tier")
     done = run("run", "--tier", "lsm", "--rule", NO_PUSH, "true")
     assert done.returncode == Exit.TIER_NOT_OFFERED
     assert "actplane: tier lsm: this kernel does not offer it" in done.stderr
+    if "bpf" not in tiers.security_modules():
+        assert "hint: boot with `bpf` in the list of security modules" in done.stderr
 
 
 @native
