@@ -246,6 +246,12 @@ class Judge:
                 holds, else_ = (fails, after) if is_negated else (after, fails)
                 f.branch(word, "&", signed32(mask), holds, else_, 32)
             case LineageIncludes(lineage):
+                if is_prospective and clause.operation is Operation.EXEC:
+                    # A process descends from what it becomes by this exec, too.
+                    itself = f.new_block("itself")
+                    self._require_fact(f, scratch, "identity", self.policy.lineages[lineage], itself)
+                    f.jump(after)
+                    f.start(itself)
                 word = f.load(state, layout.STATE_LINEAGE + 4 * (lineage // 32), 4, "lineage")
                 f.branch(word, "&", signed32(1 << (lineage % 32)), after, fails, 32)
             case After(gate):

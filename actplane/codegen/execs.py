@@ -34,8 +34,11 @@ def exec_check(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     judge.apply_transforms(f, scratch)
     f.call("argument_vector", scratch)
     f.call("walk_arguments", scratch)
-    f.call("judge_exec", scratch, state)
-    conclude(f, scratch, layout.EVENT_EXEC, conclusion, denied)
+    verdict = f.call("judge_exec", scratch, state, result="verdict")
+    with f.when(verdict, "==", layout.VERDICT_NOTIFY):  # What is only to be reported is, once it has committed.
+        f.ret(0)
+    # What is only to be notified is so when the exec has committed.
+    conclude(f, scratch, layout.EVENT_EXEC, conclusion, denied, layout.VERDICT_BLOCK | layout.VERDICT_KILL)
     f.ret(0)
     return (
         f.finish(),
@@ -201,9 +204,11 @@ def _argument_step(judge: Judge) -> bc.Function:
         f.store(scratch, layout.SCRATCH_VECTOR, vector)
     chunk = f.op(scratch, "+", layout.SCRATCH_TEXT + layout.TEXT_CHUNK, "chunk")
     length = f.helper("bpf_probe_read_user_str", chunk, layout.TEXT_CHUNK_BYTES, string, result="length")
-    with f.when(length, "s<", 1):
+    with f.when(length, "s<", 0):
         f.store(scratch, layout.SCRATCH_FLAGS, layout.FLAG_UNREADABLE)
         f.ret(1)
+    with f.when(length, "==", 0):  # So kernels before 6.13 say of an empty string: its NUL is not counted.
+        f.assign(length, 1)
     f.update(string, "+", length)
     f.store(scratch, layout.SCRATCH_ENDED, 1)
     with f.when(length, "==", layout.TEXT_CHUNK_BYTES):  # The NUL is ours: the string may go on.

@@ -58,11 +58,17 @@ def refuse(f: FunctionBuilder, scratch: bc.Value, cause: int, conclusion: str) -
     f.jump(conclusion)
 
 
-def conclude(f: FunctionBuilder, scratch: bc.Value, event: int, conclusion: str, denied: bc.Operand) -> None:
-    """Emit the block `conclusion`: report if anything matched; return `denied` if it must not happen."""
+def conclude(
+    f: FunctionBuilder, scratch: bc.Value, event: int, conclusion: str, denied: bc.Operand, verdicts: int = -1
+) -> None:
+    """
+    Emit the block `conclusion`: report what matched; return `denied` if it must not happen.
+
+    Only the given verdicts are worth a report here.
+    """
     f.start(conclusion)
     verdict = f.load(scratch, layout.SCRATCH_VERDICT, name="verdict")
-    with f.when(verdict, "!=", 0):
+    with f.when(verdict, "&", verdicts):
         refused = f.call("conclude", scratch, event, result="refused")
         with f.when(refused, "!=", 0):
             f.ret(denied)

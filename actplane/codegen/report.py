@@ -214,8 +214,10 @@ def _record_argument() -> bc.Function:
     end = _end(f, scratch, record, layout.RECORD_ARGV_MAX)
     f.at_most(room, layout.RECORD_ARGV_MAX)
     length = f.helper("bpf_probe_read_user_str", end, room, string, result="length")
-    with f.when(length, "s<", 1):
+    with f.when(length, "s<", 0):
         f.ret(1)
+    with f.when(length, "==", 0):  # So kernels before 6.13 say of an empty string: its NUL is not counted.
+        f.assign(length, 1)
     with f.when(length, "==", room):  # Cut: leave out its NUL, so that a reader sees it.
         f.update(length, "-", 1)
     f.update(used, "+", length)
