@@ -91,8 +91,10 @@ def _problem(policy: Policy, tier: Tier, clause: Clause) -> tuple[str, str] | No
             )
     if kind == "exec" and clause.effect is Effect.BLOCK:
         return "an exec is seen only when it has committed", "kill, before the program's first instruction"
-    if kind == "endpoint" and policy.patterns[clause.pattern].text.startswith(("unix:", "*")):
-        return "cgroup hooks see IPv4 and IPv6 only", "the same for IPv4 and IPv6; unix and other sockets pass"
+    text = policy.patterns[clause.pattern].text
+    if kind == "endpoint" and (text == "*" or text.startswith("unix:")):
+        in_force = "" if text.startswith("unix:") else "the same for IPv4 and IPv6; unix and other sockets pass"
+        return "cgroup hooks see IPv4 and IPv6 only", in_force
     return None
 
 
