@@ -8,15 +8,19 @@ its absolute path; /tmp, /run and /var/tmp are fresh tmpfs.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from tests.vm.initramfs import archive
 from tests.vm.kernels import GuestDied, GuestError, Kernel
@@ -82,7 +86,7 @@ class Guest:
         with tempfile.TemporaryDirectory(prefix="guest-") as name:
             work = Path(name)
             (work / "initramfs").write_bytes(archive(self._files()))
-            with (work / "qemu").open("wb") as complaints:
+            with _turn(), (work / "qemu").open("wb") as complaints:
                 process = subprocess.Popen(
                     self._qemu(work, share), stdin=subprocess.DEVNULL, stdout=complaints, stderr=complaints
                 )
@@ -150,6 +154,29 @@ class Guest:
             *("-virtfs", f"local,path={share.resolve()},mount_tag=share,security_model=none,multidevs=remap"),
             *("-kernel", str(self.kernel.image), "-initrd", str(work / "initramfs"), "-append", words),
         ]
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    """Wait until a processor is free: more guests than processors only make each other time out."""
+    slots = [
+        (Path(tempfile.gettempdir()) / f"actplane-guest-{number}").open("wb") for number in range(os.cpu_count() or 1)
+    ]
+    try:
+        while not any(_is_locked(slot) for slot in slots):
+            time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        for slot in slots:
+            slot.close()
+
+
+def _is_locked(slot: BinaryIO) -> bool:
+    try:
+        fcntl.flock(slot, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _age_seconds(path: Path) -> float:
