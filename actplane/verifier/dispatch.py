@@ -152,6 +152,12 @@ def _compile_packet_load(v: Engine, slot: int, insn: Insn) -> Handler:
             refuse("uninitialized-register", slot, f"r{insn.src} is read before it is set", insn.src)
         frame.regs[0:6] = [None] * 6
         frame.regs[0] = UNKNOWN_SCALAR
+        if len(state.frames) > 1 and v.profile.at_least(6, 18):
+            # Beyond the end of the packet the function returns at once.
+            other = v.push(state, frame.call_slot + 1, "the load is beyond the packet", slot)
+            other.frames.pop()
+            other.written.pop()
+            other.frames[-1].regs[0] = UNKNOWN_SCALAR
         return slot + 1
 
     return load

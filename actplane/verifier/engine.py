@@ -213,7 +213,8 @@ class Engine:
             if wants_new:
                 old.misses += 1
             patience = 64 if slot in code.checkpoint and old.branches else 3
-            if old.misses > old.hits * patience + patience and not old.branches:
+            if old.misses > old.hits * patience + patience:
+                # Not worth comparing with any longer; paths that started here still lead back to it.
                 del kept[index]
                 self.states_kept -= 1
                 continue

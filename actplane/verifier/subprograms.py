@@ -158,7 +158,7 @@ def _push_async(v: Engine, state: State, call: Call) -> None:
 
 def compile_exit(v: Engine, slot: int, insn: Insn) -> Handler:
     """Return the handler of an exit: a return to the caller, or the end of the program."""
-    is_reserved = bool(insn.imm or insn.src or insn.dst or insn.off)
+    is_reserved = bool(insn.imm or insn.src or insn.dst)  # the kernel does not look at the offset
 
     def leave(state: State) -> int:
         if is_reserved:
