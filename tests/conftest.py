@@ -51,6 +51,12 @@ def _open_files() -> dict[int, str]:
     return files
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Show a failure at once in a guest, which may not live to the end of the run."""
+    if report.failed and "ACTPLANE_GUEST" in os.environ:
+        print(f"\n---- {report.nodeid} ({report.when})\n{report.longreprtext}", flush=True)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Count the skips by their reasons, so that what was not tested is said in a few lines."""
     reasons: Counter[str] = Counter()
