@@ -288,6 +288,15 @@ def test_a_program_that_reads_its_unwritten_stack_depends_on_the_fill() -> None:
     assert Machine(stack_fill=0xAA).load(insns).run().value == 0xAA
 
 
+def test_kernel_pointers_that_lead_nowhere_may_read_as_zero() -> None:
+    insns = [asm.mov64(R1, 0), asm.ldx(Size.DW, R0, R1, 8), asm.ldxsx(Size.W, R2, R10, 4), asm.add64(R0, R2), EXIT]
+    assert Machine(has_zero_reads=True).load(insns).run().value == 0
+    signed = [asm.st(Size.B, R10, -1, -2), asm.ldxsx(Size.B, R0, R10, -1), EXIT]
+    assert Machine(has_zero_reads=True).load(signed).run().value == -2 & MASK
+    with pytest.raises(Fault, match="write of 8 bytes at null"):
+        Machine(has_zero_reads=True).load([asm.mov64(R1, 0), asm.stx(Size.DW, R1, R1, 0), EXIT]).run()
+
+
 # Stepping.
 
 

@@ -310,6 +310,21 @@ def set_retval(machine: Machine, value: int) -> int:
     return 0
 
 
+@helper(
+    HelperId.bpf_sk_fullsock,
+    HelperId.bpf_skc_to_tcp_sock,
+    HelperId.bpf_skc_to_tcp6_sock,
+    HelperId.bpf_skc_to_tcp_timewait_sock,
+    HelperId.bpf_skc_to_tcp_request_sock,
+    HelperId.bpf_skc_to_udp6_sock,
+    HelperId.bpf_skc_to_unix_sock,
+    HelperId.bpf_skc_to_mptcp_sock,
+)
+def cast_socket(machine: Machine, socket: int) -> int:
+    """The machine does not know kinds of sockets: what a program takes for one is one."""
+    return socket
+
+
 @helper(HelperId.bpf_per_cpu_ptr)
 def per_cpu_ptr(machine: Machine, pointer: int, cpu: int) -> int:
     return pointer if cpu & U32 < machine.cpus else 0

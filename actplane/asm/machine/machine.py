@@ -29,7 +29,7 @@ from actplane.asm.isa import (
     Kind,
 )
 from actplane.asm.machine import helpers_dynptr, helpers_kernel, helpers_maps, helpers_packet
-from actplane.asm.machine.arithmetic import byte_swap, sdiv, smod
+from actplane.asm.machine.arithmetic import byte_swap, sdiv, sign_extend, smod
 from actplane.asm.machine.execution import MAX_STACK_BYTES, Execution, Outcome, Unit
 from actplane.asm.machine.faults import Fault
 from actplane.asm.machine.maps import KEYED_MAPS, ArenaMap, Map
@@ -122,6 +122,8 @@ class LoadedProgram:
             "sdiv": sdiv,
             "smod": smod,
             "byte_swap": byte_swap,
+            "sign_extend": sign_extend,
+            "load_or_zero": self.machine.memory.load_or_zero,
         }
         for size in (1, 2, 4, 8):
             names[f"load{8 * size}"] = LOADERS[size]
@@ -187,6 +189,10 @@ class Machine:
     Set `task`, `cpu`, `clock_ns` between runs to what the next run shall see. `helpers` and `kfuncs`
     may be given or registered later to add to the built-in ones or to replace them.
 
+    The kernel gives 0 where a tracing or LSM program reads through a kernel pointer that leads nowhere.
+    With `has_zero_reads` so does the machine, for all loads: the verifier sees to it that no others
+    fail. Without it every bad load is a fault, which is better for finding mistakes.
+
     >>> from actplane.asm.insn import Insn
     >>> Machine().load([Insn(0xB7, 0, imm=7), Insn(0x95)]).run().value
     7
@@ -202,6 +208,7 @@ class Machine:
         helpers: Mapping[int, HelperFunction] | None = None,
         kfuncs: Mapping[str, HelperFunction] | None = None,
         stack_fill: int = 0,
+        has_zero_reads: bool = False,
     ) -> None:
         self.memory = Memory()
         self.maps: dict[str, Map] = {}
@@ -222,6 +229,7 @@ class Machine:
         """The upper half of what user space sees as addresses in an arena."""
         self.stack_content = bytes([stack_fill]) * MAX_STACK_BYTES
         """What a stack holds at first. A program whose result depends on it reads what it never wrote."""
+        self.has_zero_reads = has_zero_reads
         self.generated: dict[str, Generated] = {}
         self.current_run: Execution | None = None
         self._cpu = 0
@@ -317,7 +325,7 @@ class Machine:
         number = next(self._numbers)
         linker = _Linker(self, program, graph, map_numbers or {}, kfunc_numbers or {}, number)
         fields = POINTER_FIELDS.get(program.prog_type, {})
-        linkage = Linkage(linker.constants(), linker.helpers(), fields)
+        linkage = Linkage(linker.constants(), linker.helpers(), fields, self.has_zero_reads)
         loaded = LoadedProgram(self, program, linkage, graph, number)
         for entry, address in linker.functions.items():
             self._functions[address] = loaded, entry

@@ -156,6 +156,14 @@ class Memory:
         offset = address & OFFSET_MASK
         region.buffer[offset : offset + len(data)] = data
 
+    def load_or_zero(self, address: int, size: int) -> int:
+        """Return an unsigned number of `size` bytes, 0 if any of them is outside a region."""
+        buffer = self.buffers.get(address >> SLOT_BITS)
+        offset = address & OFFSET_MASK
+        if buffer is None or offset + size > len(buffer):
+            return 0
+        return LOADERS[size](buffer, offset)[0]
+
     def read_int(self, address: int, size: int) -> int:
         """Return the unsigned little-endian number of `size` bytes. Raises: Fault as `read`."""
         return int.from_bytes(self.read(address, size), "little")

@@ -62,6 +62,8 @@ class Linkage:
     """Index of a call of a helper or kfunc to what it calls."""
     pointer_fields: Mapping[int, str]
     """Offsets in the context where a load of 4 bytes gives a pointer."""
+    has_zero_reads: bool = False
+    """Whether loads from where nothing is mapped give 0 (see `Machine`)."""
 
 
 @dataclass(slots=True)
@@ -195,8 +197,13 @@ class _Translator:
             case Kind.LDX | Kind.LOAD_ACQUIRE:
                 if bits == 32 and insn.off in self.linkage.pointer_fields:
                     return f"r[{insn.dst}] = x.load_context({_address(insn.src, insn.off)})"
+                if self.linkage.has_zero_reads:
+                    return f"r[{insn.dst}] = load_or_zero({_address(insn.src, insn.off)}, {bits // 8})"
                 return f"r[{insn.dst}] = load{bits}({where})[0]"
             case Kind.LDXSX:
+                if self.linkage.has_zero_reads:
+                    load = f"load_or_zero({_address(insn.src, insn.off)}, {bits // 8})"
+                    return f"r[{insn.dst}] = sign_extend({load}, {bits}, 64)"
                 return f"r[{insn.dst}] = load_signed{bits}({where})[0] & {M64}"
             case Kind.ST:
                 return f"store{bits}({where}, {insn.imm & ((1 << bits) - 1):#x})"
