@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": "say what this kernel really allows",
     "domains": "list the domains of a policy file",
     "fmt": "print a policy in its canonical form",
+    "verify": "say what a kernel's verifier would say of a program",
     "init": "write a policy to start from",
 }
 """Each is the module NAME_command with `add_parser(subparsers)`."""

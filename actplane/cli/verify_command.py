@@ -1,0 +1,119 @@
+"""`actplane verify`: ask the mirror what a kernel would say of a program."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from actplane.asm.program import Object, Program
+from actplane.asm.uapi import AttachType, ProgType
+from actplane.cli.asm_input import InputError, add_program_argument, read_object
+from actplane.cli.exits import Exit
+from actplane.loader.btf import Btf
+from actplane.loader.relocate import relocate
+from actplane.verifier import DEFAULT, PROFILES, KernelProfile, Options, Report, profile_of, verify
+from actplane.verifier.sarif import sarif_log
+
+
+def add_parser(subparsers: Any, description: str = "say what a kernel's verifier would say of a program") -> None:
+    """Add the command."""
+    parser = subparsers.add_parser(
+        "verify",
+        help=description,
+        description="Judge programs as a kernel's verifier would, without asking one: text, hex digits or bytes.",
+        epilog=f"Kernels by name: {', '.join(PROFILES)}, host, or any release string. "
+        "Exit status: 0 if every program is accepted, 116 if one is refused.",
+        allow_abbrev=False,
+    )
+    add_program_argument(parser, has_choice=False)
+    parser.add_argument("--program", metavar="NAME", help="judge only this program of the file")
+    parser.add_argument("--kernel", default=DEFAULT.name, metavar="VERSION", help=f"(default: {DEFAULT.name})")
+    parser.add_argument("--prog-type", dest="type", metavar="TYPE", help="the same as --type")
+    parser.add_argument("--attach", metavar="NAME", help="the hook, tracepoint or function (file_open, ...)")
+    parser.add_argument("--attach-type", metavar="TYPE", help="as in BPF_CGROUP_INET4_CONNECT")
+    parser.add_argument("--sleepable", action="store_true", help="the program may sleep")
+    parser.add_argument("--btf", metavar="FILE", help="the kernel's types (default: the running kernel's, if needed)")
+    parser.add_argument("--unprivileged", action="store_true", help="judge as for a user without privileges")
+    parser.add_argument("--log", action="store_true", help="print the state after every instruction")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON")
+    form.add_argument("--sarif", action="store_true", help="print a SARIF 2.1.0 log")
+    parser.set_defaults(handler=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Judge every program of the input and print the answers."""
+    if options.type is not None and f"BPF_PROG_TYPE_{options.type.upper()}" not in ProgType.__members__:
+        raise InputError(f"--prog-type {options.type}: no such program type")
+    profile = _profile(options.kernel)
+    found = read_object(options)
+    reports = [_judge(program, found, profile, options) for program in _chosen(found, options.program)]
+    if options.json:
+        print(json.dumps([report.as_json() for report in reports], indent=2))
+    elif options.sarif:
+        print(json.dumps(sarif_log(reports, options.file), indent=2))
+    else:
+        for report in reports:
+            for line in report.log:
+                print(line)
+            print(report)
+    return Exit.OK if all(report.is_accepted for report in reports) else Exit.MIRROR_REFUSED
+
+
+def _profile(name: str) -> KernelProfile:
+    if name != "host":
+        return profile_of(name)
+    import platform
+
+    profile = profile_of(platform.release())
+    lockdown = Path("/sys/kernel/security/lockdown")
+    is_locked = lockdown.exists() and "[none]" not in lockdown.read_text()
+    return replace(profile, name=platform.release(), is_lockdown=is_locked)
+
+
+def _chosen(found: Object, name: str | None) -> tuple[Program, ...]:
+    programs = tuple(program for program in found.programs if name in (None, program.name))
+    if not programs:
+        names = ", ".join(program.name for program in found.programs)
+        raise InputError(
+            f"no program {name!r}: expected one of {names}" if found.programs else "no program in the input"
+        )
+    return programs
+
+
+def _judge(program: Program, found: Object, profile: KernelProfile, options: argparse.Namespace) -> Report:
+    program = _completed(program, options)
+    needs_types = options.btf is not None or program.attach_to is not None or _has_kernel_symbols(program)
+    btf = (Btf(Path(options.btf).read_bytes()) if options.btf else Btf.vmlinux()) if needs_types else None
+    if btf is not None:
+        program = relocate(program, btf)
+    judged = Options(is_privileged=not options.unprivileged, wants_log=options.log)
+    return verify(program, {spec.name: spec for spec in found.maps}, btf, profile=profile, options=judged)
+
+
+def _completed(program: Program, options: argparse.Namespace) -> Program:
+    """Fill in what the command line says of the program."""
+    changes: dict[str, Any] = {}
+    if options.type is not None:
+        changes["prog_type"] = ProgType[f"BPF_PROG_TYPE_{options.type.upper()}"]
+    if options.attach is not None:
+        changes["attach_to"] = options.attach
+    if options.attach_type is not None:
+        name = options.attach_type.upper()
+        name = name if name.startswith("BPF_") else f"BPF_{name}"
+        if name not in AttachType.__members__:
+            raise InputError(f"--attach-type {options.attach_type}: no such attach type")
+        changes["attach_type"] = AttachType[name]
+    if options.sleepable:
+        changes["is_sleepable"] = True
+    program = replace(program, **changes)
+    if program.prog_type is ProgType.BPF_PROG_TYPE_UNSPEC:
+        raise InputError("the program's type is not known: give --type TYPE")
+    return program
+
+
+def _has_kernel_symbols(program: Program) -> bool:
+    return any(type(insn.symbol).__name__ in ("Field", "EnumValue", "TypeSize") for insn in program.insns)
