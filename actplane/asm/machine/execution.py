@@ -194,8 +194,11 @@ class Execution:
         """
         Run to the end (True) or to the next breakpoint (False).
 
-        Raises: Fault, with the place; InstructionLimit if there are no instructions left.
+        Raises: Fault, with the place; InstructionLimit if there are no instructions left, which is
+                judged once for each block.
         """
+        if self.is_finished:
+            return True
         if self.breakpoints:
             return self._run_to_breakpoint(self.breakpoints)
         place = self.position
@@ -204,8 +207,9 @@ class Execution:
             while place is not None and place[1] not in place[0].fast.positions.values():
                 self.step()
                 place = self.position
-            if place is not None:
-                self._switch(place, is_single=False)
+            if place is None:
+                return True
+            self._switch(place, is_single=False)
         self._advance(None)
         return True
 
