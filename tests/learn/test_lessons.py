@@ -21,7 +21,9 @@ from pathlib import Path
 
 import pytest
 
-LESSONS = sorted((Path(__file__).parents[2] / "docs" / "learn").glob("[0-9]*.md"))
+FOLDER = Path(__file__).parents[2] / "docs" / "learn"
+LESSONS = sorted(FOLDER.glob("[0-9]*.md"))
+PAGES = [*LESSONS, FOLDER / "machine.md"]
 FLAGS = doctest.ELLIPSIS
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _NEEDS = re.compile(r"\A<!-- needs: (?P<what>bpf|lsm) -->")
@@ -106,7 +108,7 @@ def install_command(folder: Path) -> None:
     script.chmod(0o755)
 
 
-@pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("lesson", PAGES, ids=lambda path: path.stem)
 def test_lesson(lesson: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = lesson.read_text()
     needs = _NEEDS.match(text)
@@ -133,9 +135,9 @@ def test_lesson(lesson: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_there_are_ten_lessons_and_the_index_names_each() -> None:
     assert len(LESSONS) == 10
-    index = (LESSONS[0].parent / "README.md").read_text()
-    for lesson in LESSONS:
-        assert f"({lesson.name})" in index
+    index = (FOLDER / "README.md").read_text()
+    for page in PAGES:
+        assert f"({page.name})" in index
     assert [bool(_NEEDS.match(lesson.read_text())) for lesson in LESSONS] == [False] * 7 + [True] * 3
 
 
