@@ -21,6 +21,7 @@ from actplane.asm.machine import Machine
 from actplane.errors import KernelError, RejectedByKernel
 from actplane.loader.maps import Map
 from actplane.loader.programs import LoadedProgram, load
+from actplane.loader.ringbuf import RingBuffer
 
 MAP_CASES = 50 if "ACTPLANE_GUEST" in os.environ else 400
 # How kernels before 5.13 to 5.17 refuse helpers and callbacks that they do not know.
@@ -471,3 +472,165 @@ def test_may_goto_goes_round_as_long_as_it_likes(both) -> None:
         pytest.skip("this kernel does not know may_goto (Linux 6.9 or newer)")
     kernel, machine = pair.run(bytes(64))
     assert machine[0] == kernel[0] == sum(range(1001))
+
+
+def test_callbacks_over_the_elements_of_a_map(both) -> None:
+    text = (
+        """
+.map m array key=4 value=8 max_entries=6
+.prog main xdp
+"""
+        + with_packet(
+            16,
+            """
+    r1 = *(u64 *)(r6 +0)
+    *(u64 *)(r10 -16) = r1
+    *(u32 *)(r10 -20) = 2
+    r1 = map[m]
+    r2 = r10
+    r2 += -20
+    r3 = r10
+    r3 += -16
+    r4 = 0
+    call bpf_map_update_elem
+    *(u64 *)(r10 -8) = 1
+    r1 = map[m]
+    r2 = subprog[each]
+    r3 = r10
+    r3 += -8
+    r4 = 0
+    call bpf_for_each_map_elem
+    r1 = *(u64 *)(r10 -8)
+    *(u64 *)(r6 +8) = r1
+""",
+        )
+        + """
+.func each
+    r5 = *(u32 *)(r2 +0)
+    r0 = *(u64 *)(r4 +0)
+    r0 *= 31
+    r0 += r5
+    r1 = *(u64 *)(r3 +0)
+    r0 ^= r1
+    *(u64 *)(r4 +0) = r0
+    r0 = 0
+    if r1 & 1 goto stop
+    exit
+stop:
+    r0 = 1
+    exit
+"""
+    )
+    pair = both(text)
+    rng = random.Random("each")
+    for _ in range(CASES):
+        kernel, machine = pair.run(rng.randbytes(8) + bytes(56))
+        assert machine == kernel
+
+
+def test_dynptrs(both) -> None:
+    text = """
+.map m array key=4 value=32 max_entries=1
+.prog main xdp
+""" + with_packet(
+        32,
+        """
+    r8 = *(u32 *)(r6 +0)              // size
+    r9 = *(u32 *)(r6 +4)              // offset
+    r1 = map[m][0]
+    r2 = 32
+    r3 = *(u64 *)(r6 +8)              // flags
+    r4 = r10
+    r4 += -16
+    call bpf_dynptr_from_mem
+    *(u32 *)(r6 +24) = r0
+    r1 = *(u64 *)(r6 +16)
+    *(u64 *)(r10 -24) = r1
+    r1 = r10
+    r1 += -16
+    r2 = r9
+    r3 = r10
+    r3 += -24
+    r4 = 8
+    r5 = 0
+    call bpf_dynptr_write
+    *(u32 *)(r6 +28) = r0
+    *(u64 *)(r10 -24) = 0
+    r1 = r10
+    r1 += -24
+    r2 = 8
+    r3 = r10
+    r3 += -16
+    r4 = r8
+    r5 = 0
+    call bpf_dynptr_read
+    r1 = *(u64 *)(r10 -24)
+    *(u64 *)(r6 +16) = r1
+""",
+    )
+    pair = both(text)
+    rng = random.Random("dynptr")
+    for _ in range(CASES):
+        offsets = [rng.choice((0, 1, 8, 23, 24, 25, 32, 0xFFFFFFFF)) for _ in range(2)]
+        packet = struct.pack("<IIQ", *offsets, rng.choice((0, 0, 0, 1))) + rng.randbytes(8) + bytes(40)
+        kernel, machine = pair.run(packet)
+        assert machine == kernel, packet.hex()
+
+
+def test_ring_buffers(both) -> None:
+    text = """
+.map m ringbuf key=0 value=0 max_entries=4096
+.prog main xdp
+""" + with_packet(
+        24,
+        """
+    r8 = *(u32 *)(r6 +0)              // what to do
+    r9 = *(u64 *)(r6 +8)
+    if r8 == 1 goto output
+    r1 = map[m]
+    r2 = 200
+    r3 = 0
+    call bpf_ringbuf_reserve
+    if r0 == 0 goto full
+    *(u64 *)(r0 +0) = r9
+    *(u64 *)(r0 +192) = r9
+    r1 = r0
+    r2 = 0
+    if r8 == 2 goto discard
+    call bpf_ringbuf_submit
+    r0 = 1
+    goto out
+discard:
+    call bpf_ringbuf_discard
+    r0 = 2
+    goto out
+full:
+    r0 = 3
+    goto out
+output:
+    *(u64 *)(r10 -16) = r9
+    *(u64 *)(r10 -8) = r9
+    r1 = map[m]
+    r2 = r10
+    r2 += -16
+    r3 = 13
+    r4 = 0
+    call bpf_ringbuf_output
+""",
+    )
+    pair = both(text)
+    rng = random.Random("ring")
+    simulated = pair.machine.maps["m"]
+    with RingBuffer(pair.maps["m"]) as ring:
+        for number in range(CASES):
+            packet = struct.pack("<IIQ", rng.randrange(3), 0, rng.getrandbits(64)) + rng.randbytes(48)
+            kernel, machine = pair.run(packet)
+            assert machine[0] == kernel[0]
+            if number % 40 == 39:
+                expected, got = list(ring.consume()), simulated.consume()
+                # A reserved record holds what was in the ring before wherever the program did not write.
+                assert [edges(record) for record in got] == [edges(record) for record in expected]
+
+
+def edges(record: bytes) -> tuple[int, bytes, bytes]:
+    return len(record), record[:8], record[-8:]
