@@ -6,7 +6,7 @@ nothing of policies, and it never talks to a kernel.
 from actplane.verifier.engine import Options
 from actplane.verifier.profiles import DEFAULT, PROFILES, KernelProfile, profile_of
 from actplane.verifier.report import Refusal, Report, Statistics, Step
-from actplane.verifier.types import BtfKind, OwnTypes, Type, TypeProvider
+from actplane.verifier.types import BtfKind, OwnTypes, Type, TypeProvider, TypeRef
 from actplane.verifier.verify import verify
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Step",
     "Type",
     "TypeProvider",
+    "TypeRef",
     "profile_of",
     "verify",
 ]

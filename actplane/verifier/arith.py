@@ -52,7 +52,7 @@ _FULL_S32: Final = (S32_MIN, S32_MAX)
 Interval = tuple[int, int]
 
 _results: dict[tuple[int, bool, Range, Range], Range] = {}
-_RESULT_LIMIT: Final = 400_000
+_RESULT_LIMIT: Final = 120_000
 
 
 def forget() -> None:

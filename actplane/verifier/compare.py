@@ -60,7 +60,7 @@ SWAPPED: Final = {
 
 _decided: dict[tuple[int, bool, Range, Range], bool | None] = {}
 _learned: dict[tuple[int, bool, Range, Range], tuple[Range, Range]] = {}
-_LIMIT: Final = 400_000
+_LIMIT: Final = 120_000
 
 
 def forget() -> None:

@@ -49,10 +49,8 @@ _PATTERNS: Final[tuple[tuple[str, str], ...]] = (
     (r"invalid shift", "shift-out-of-range"),
     (r"null-check it first", "pointer-null-arithmetic"),
     (r"math between .* pointer|pointer offset -?\d+ is not allowed|makes .* pointer be out", "pointer-out-of-range"),
-    (
-        r"pointer arithmetic|bitwise operator .* on pointer|subtract(ion|ed) .*pointer|pointer [-+]= pointer|partial copy",
-        "pointer-arithmetic",
-    ),
+    (r"pointer arithmetic|bitwise operator .* on pointer|pointer [-+]= pointer|partial copy", "pointer-arithmetic"),
+    (r"tried to subtract pointer|subtraction from stack pointer", "pointer-arithmetic"),
     (r"pointer comparison", "pointer-comparison"),
     (r"leaks addr|cannot (spill|return) .*stack|leak", "pointer-leak"),
     (r"invalid size of register (fill|spill)|corrupt spilled pointer", "stack-pointer-corruption"),

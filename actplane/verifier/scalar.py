@@ -114,7 +114,7 @@ class Range:
 
 _interned: dict[Bounds, Range] = {}
 _made: dict[Bounds, Range] = {}
-_INTERN_LIMIT: Final = 400_000
+_INTERN_LIMIT: Final = 120_000
 
 
 def forget() -> None:
