@@ -55,6 +55,31 @@ def endpoint_text(family: int, address: str | bytes = b"", port: int = 0) -> byt
     return b"x" + _letters(family, 4)
 
 
+def readable(text: bytes) -> bytes:
+    """
+    Return the text of an address as people and policies write it; what is no such text is left as it is.
+
+    >>> readable(b"4akaaaaababll"), readable(b"u@bus"), readable(b"u/run/a"), readable(b"xaabb")
+    (b'10.0.0.1:443', b'unix:@bus', b'unix:/run/a', b'address family 17')
+    >>> readable(endpoint_text(socket.AF_INET6, "2001:db8::1", 22)), readable(b"4")
+    (b'[2001:db8::1]:22', b'4')
+    """
+    family, rest = text[:1], text[1:]
+    if family == b"u":
+        return b"unix:" + rest
+    digits = {b"4": 12, b"6": 36, b"x": 4}.get(family)
+    if len(rest) != digits or not all(_LETTER_A <= letter < _LETTER_A + 16 for letter in rest):
+        return text
+    number = 0
+    for letter in rest:
+        number = number << 4 | letter - _LETTER_A
+    if family == b"x":
+        return f"address family {number}".encode()
+    address, port = number >> 16, number & MAX_PORT
+    shown = ipaddress.IPv4Address(address) if family == b"4" else f"[{ipaddress.IPv6Address(address)}]"
+    return f"{shown}:{port}".encode()
+
+
 def normalise(address: Address) -> Address:
     """Return the IPv4 address that an IPv4-mapped IPv6 address stands for, or the address itself."""
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:

@@ -17,6 +17,7 @@ from actplane.codegen import layout
 from actplane.codegen.layout import Record
 from actplane.codegen.tier import Tier
 from actplane.errors import InternalError
+from actplane.ir.endpoint import readable
 from actplane.ir.policy import Clause, Policy
 
 _ACTIONS = {
@@ -39,6 +40,9 @@ _OPERATIONS = {
     layout.EVENT_RECV: "recv",
     layout.EVENT_FORK: "fork",
 }
+
+_ADDRESSED = (layout.EVENT_CONNECT, layout.EVENT_RECV)
+"""Events whose target is the text of a socket address."""
 
 _ACCESS = (
     (layout.ACCESS_UNLINK, "unlink"),
@@ -194,7 +198,7 @@ class EventReader:
             effect=clause.effect.value if clause else None,
             action=action,
             op=clause.operation.value if clause else operation_of(record),
-            target=record.target,
+            target=readable(record.target) if record.event in _ADDRESSED else record.target,
             pid=record.pid,
             tid=record.tid,
             ppid=record.ppid,

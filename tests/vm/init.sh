@@ -43,6 +43,9 @@ stage2() {
     $busybox mount -t devpts -o gid=5,mode=620,ptmxmode=666 devpts /dev/pts
     $busybox mount -t tmpfs tmpfs /dev/shm
     $busybox ln -sf /proc/self/fd /dev/fd
+    $busybox ln -sf fd/0 /dev/stdin
+    $busybox ln -sf fd/1 /dev/stdout
+    $busybox ln -sf fd/2 /dev/stderr
     $busybox ifconfig lo up
     $busybox hostname guest
     . $share/settings
