@@ -34,9 +34,7 @@ def exec_check(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     judge.apply_transforms(f, scratch)
     f.call("argument_vector", scratch)
     f.call("walk_arguments", scratch)
-    verdict = f.call("judge_exec", scratch, state, result="verdict")
-    with f.when(verdict, "==", layout.VERDICT_NOTIFY):  # What is only to be reported is, once it has committed.
-        f.ret(0)
+    f.call("judge_exec", scratch, state)
     # What is only to be notified is so when the exec has committed.
     conclude(f, scratch, layout.EVENT_EXEC, conclusion, denied, layout.VERDICT_BLOCK | layout.VERDICT_KILL)
     f.ret(0)
