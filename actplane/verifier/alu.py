@@ -241,6 +241,8 @@ def _compile_binary(v: Engine, slot: int, insn: Insn) -> Handler:
     operand = constant(insn.imm)
     constant_operand = scalar(operand)
     keeps_link = op in (ADD, SUB) and v.is_privileged and v.profile.at_least(6, 12)
+    # Some kernels forget even that a 32-bit operation clears the upper half.
+    forgets_half = not is_wide and v.profile.at_least(6, 9) and not v.profile.at_least(7, 0)
     may_fork = op in (arith.AND, arith.OR) and not is_register and v.profile.at_least(6, 18)
     following = slot + 1
 
@@ -252,7 +254,10 @@ def _compile_binary(v: Engine, slot: int, insn: Insn) -> Handler:
             missing = src if right is None else dst
             refuse("uninitialized-register", slot, f"r{missing} is read before it is set", missing)
         if left.__class__ is Scalar and right.__class__ is Scalar:
-            result = arith.apply(op, is_wide, left.range, right.range)
+            if forgets_half and not arith.is_computable(op, is_wide, right.range):
+                result = UNKNOWN
+            else:
+                result = arith.apply(op, is_wide, left.range, right.range)
             if keeps_link and left.id and not result.is_const:
                 regs[dst] = _linked_sum(v, left, right.range, result, is_wide, op)
             elif may_fork and left.range.smin == -1 and left.range.smax == 0:

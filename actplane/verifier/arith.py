@@ -85,6 +85,14 @@ def _apply(op: int, is_wide: bool, a: Range, b: Range) -> Range:
     return result if is_wide else zero_extend32(result)
 
 
+def is_computable(op: int, is_wide: bool, b: Range) -> bool:
+    """Whether the range of `a op b` can be computed at all: not for divisions and unknown shifts."""
+    if op in (LSH, RSH, ARSH):
+        known = b.is_const if is_wide else b.is_subreg_const
+        return known and (b.value if is_wide else b.value & U32) < (64 if is_wide else 32)
+    return op in _OPERATIONS
+
+
 def _signed_if_ordered(low: int, high: int) -> Interval:
     return (signed64(low), signed64(high)) if signed64(low) <= signed64(high) else _FULL_S64
 

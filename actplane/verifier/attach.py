@@ -12,8 +12,9 @@ from actplane.asm.program import Program
 from actplane.asm.uapi import AttachType, ProgType
 from actplane.verifier.btf_walk import bare, is_number, is_struct, pointee, type_tags
 from actplane.verifier.refusals import refuse
+from actplane.verifier.scalar import between_signed
 from actplane.verifier.types import BtfKind, Type, TypeProvider
-from actplane.verifier.values import UNKNOWN_SCALAR, Flag, Kind, Pointer, Scalar
+from actplane.verifier.values import UNKNOWN_SCALAR, Flag, Kind, Pointer, Scalar, scalar
 
 if TYPE_CHECKING:
     from actplane.verifier.profiles import KernelProfile
@@ -88,7 +89,8 @@ class Argument:
 
     value: Scalar | Pointer | None
     problem: str = ""
-    size: int = 8
+    is_pointer: bool = False
+    """Whether the kernel's type is a pointer, even if what it points at is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +130,52 @@ def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -
             AttachType.BPF_TRACE_RAW_TP: f"btf_trace_{name}",
             AttachType.BPF_TRACE_ITER: f"bpf_iter_{name}",
         }.get(program.attach_type or AttachType.BPF_TRACE_FENTRY, name)
+    if not is_lsm:
+        _check_function(program, name, profile)
     proto = _prototype(types, function, is_tracepoint=program.attach_type is AttachType.BPF_TRACE_RAW_TP)
     if proto is None:
         refuse("attach", -1, f"the kernel's BTF has no {function}")
     return _point(program, types, name, proto, profile)
+
+
+# Arguments of iterators that are buffers of the element's size.
+_ITER_BUFFERS: Final = {
+    ("bpf_map_elem", 2): Flag.RDONLY | Flag.NULL,
+    ("bpf_map_elem", 3): Flag.NULL,
+    ("bpf_sk_storage_map", 3): Flag.NULL,
+}
+
+# Functions that tracing programs may not attach to, and those that never return.
+_UNTRACEABLE: Final = frozenset(
+    {"migrate_disable", "migrate_enable", "rcu_read_unlock_strict", "__rcu_read_lock", "__rcu_read_unlock"}
+)
+_NEVER_RETURN: Final = frozenset(
+    {
+        "do_exit",
+        "do_group_exit",
+        "kthread_complete_and_exit",
+        "kthread_exit",
+        "make_task_dead",
+        "__module_put_and_kthread_exit",
+    }
+)
+
+
+def _check_function(program: Program, name: str, profile: KernelProfile) -> None:
+    """Refuse functions of the kernel that this way of attaching does not work for."""
+    target = program.attach_type
+    if target in (AttachType.BPF_TRACE_RAW_TP, AttachType.BPF_TRACE_ITER):
+        return
+    if profile.at_least(6, 1) and name in _UNTRACEABLE:
+        refuse("attach", -1, f"the kernel function {name} cannot be traced")
+    if target in (AttachType.BPF_TRACE_FEXIT, AttachType.BPF_MODIFY_RETURN) and name in _NEVER_RETURN:
+        refuse("attach", -1, f"the kernel function {name} never returns")
+    is_test = name.startswith(("bpf_modify_return_test", "bpf_fentry_test"))
+    if target is AttachType.BPF_MODIFY_RETURN and not is_test and not name.startswith("security_"):
+        refuse("attach", -1, f"the return value of the kernel function {name} cannot be modified")
+    # Where the kernel is built with error injection, system calls may be traced by programs that sleep.
+    if program.is_sleepable and not is_test:
+        refuse("sleeping", -1, f"the kernel function {name} does not run where sleeping is allowed")
 
 
 def _prototype(types: TypeProvider, name: str, *, is_tracepoint: bool) -> Type | None:
@@ -150,16 +194,23 @@ def _point(program: Program, types: TypeProvider, name: str, proto: Type, profil
     is_tracepoint = program.attach_type is AttachType.BPF_TRACE_RAW_TP
     if is_tracepoint:
         params = params[1:]  # the first is the tracepoint's own data
+    is_iter = program.attach_type is AttachType.BPF_TRACE_ITER
     flags = _trust(program, name, profile)
     nullable = NULLABLE_TRACEPOINT_ARGS.get(name, 0) if is_tracepoint and profile.at_least(6, 13) else 0
     args = []
     for index, param in enumerate(params[:MAX_ARGS]):
         extra = Flag.NULL if nullable >> index & 1 else 0
-        if param.name.endswith("__nullable"):
+        if param.name.endswith("__nullable") or (is_iter and index):
             extra = Flag.NULL
+        if (name, index) in _ITER_BUFFERS and is_iter:
+            args.append(Argument(Pointer(Kind.BUF, flags=_ITER_BUFFERS[name, index])))
+            continue
         args.append(argument(types, param.type_id, flags | extra, f"argument {index} of {name}"))
     returned = bare(types, proto.target)
     returns = argument(types, proto.target, 0, f"the return value of {name}") if returned is not None else None
+    lsm_range = _lsm_range(program, None, profile) if program.prog_type is ProgType.BPF_PROG_TYPE_LSM else None
+    if returns is not None and lsm_range is not None and program.attach_type is not AttachType.BPF_LSM_CGROUP:
+        returns = Argument(scalar(between_signed(*lsm_range)))
     has_return = program.attach_type in (
         AttachType.BPF_TRACE_FEXIT,
         AttachType.BPF_MODIFY_RETURN,
@@ -181,15 +232,15 @@ def argument(types: TypeProvider, type_id: int, flags: int, what: str) -> Argume
     """Return the value of an argument of a kernel function by its type."""
     found = bare(types, type_id)
     if found is None or is_number(found):
-        return Argument(UNKNOWN_SCALAR, size=min(found.size, 8) if found is not None else 8)
+        return Argument(UNKNOWN_SCALAR)
     if found.kind != BtfKind.PTR:
         return Argument(None, f"{what} is a struct by value, which cannot be read")
     target = pointee(types, type_id)
     inner = types.type_at(target) if target else None
     if inner is None or is_number(inner) or inner.kind == BtfKind.FUNC_PROTO:
-        return Argument(UNKNOWN_SCALAR)
-    if inner.kind == BtfKind.PTR or inner.kind == BtfKind.ARRAY:
-        return Argument(UNKNOWN_SCALAR)
+        return Argument(UNKNOWN_SCALAR, is_pointer=True)
+    if inner.kind in (BtfKind.PTR, BtfKind.ARRAY):
+        return Argument(UNKNOWN_SCALAR, is_pointer=True)
     if not is_struct(inner):
         return Argument(None, f"{what} points at something without a known layout")
     tags = type_tags(types, type_id)

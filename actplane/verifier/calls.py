@@ -20,8 +20,8 @@ from actplane.verifier.helper_table import (
     CASTS,
     CHANGES_PACKET,
     SLEEPS,
-    Arg,
     Prototype,
+    parse_argument,
     prototypes,
     works_on,
 )
@@ -51,6 +51,10 @@ _PER_TYPE: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("getsockopt", "TRACING"): ("sk", "any", "any", "umem", "size"),
     ("getsockopt", "CGROUP_SOCKOPT"): ("sk", "any", "any", "umem", "size"),
     ("sk_storage_get", "CGROUP_SOCK"): ("map", "ctx", "value?", "any"),
+    ("sk_storage_get", "TRACING"): ("map", "btf:sock_common?", "value?", "any"),
+    ("sk_storage_get", "LSM"): ("map", "btf:sock_common?", "value?", "any"),
+    ("sk_storage_delete", "TRACING"): ("map", "btf:sock_common?"),
+    ("sk_storage_delete", "LSM"): ("map", "btf:sock_common?"),
 }
 
 _CLASSID_FROM_PACKET: Final = frozenset({"SCHED_CLS", "SCHED_ACT", "LWT_IN", "LWT_OUT", "LWT_XMIT", "LWT_SEG6LOCAL"})
@@ -87,9 +91,7 @@ def _prototype(v: Engine, helper: int) -> Prototype:
         special = ()
     if special is None:
         return proto
-    return Prototype(
-        proto.name, proto.returns, tuple(Arg(text.rstrip("?"), text.endswith("?"), "") for text in special)
-    )
+    return Prototype(proto.name, proto.returns, tuple(map(parse_argument, special)))
 
 
 def _forbidden(v: Engine, helper: int) -> tuple[str, str] | None:
@@ -97,20 +99,27 @@ def _forbidden(v: Engine, helper: int) -> tuple[str, str] | None:
         return "unknown-helper", f"there is no helper {helper}"
     name = prototypes()[helper].name
     prog, attach = type_names(v)
+    if attach == "TRACE_ITER" and v.program.attach_to in ("tcp", "udp", "unix"):
+        attach = "TRACE_ITER:tcp"
     allowed = v.profile.helpers(prog, attach)
+    if attach == "LSM_CGROUP" and v.program.attach_to in _SOCKOPT_HOOKS and allowed is not None:
+        allowed |= {HelperId.bpf_setsockopt, HelperId.bpf_getsockopt}
     if allowed is None or helper not in allowed:
         return "helper-not-allowed", f"a {prog} program may not call {name}"
     if helper in GPL_ONLY_IDS and not v.is_gpl:
         return "gpl-required", f"{name} is for GPL-compatible programs only"
     if helper in SLEEPS and not v.is_sleepable:
         return "sleeping", f"{name} may sleep, and the program is not sleepable"
-    if name == "bpf_bprm_opts_set" and v.program.attach_to != "bprm_committed_creds":
-        return "helper-not-allowed", f"{name} is for the hook bprm_committed_creds"
     if name == "bpf_d_path" and not _may_call_d_path(v):
         return "helper-not-allowed", f"{name} may not be called from {v.program.attach_to}"
     if name in ("bpf_get_func_ret", "bpf_get_func_ip") and prog == "TRACING":
         return _forbidden_here(v, name)
     return None
+
+
+_SOCKOPT_HOOKS: Final = frozenset(
+    {"sock_graft", "inet_csk_clone", "inet_conn_established", "socket_post_create", "socket_socketpair", "sk_clone"}
+)
 
 
 def _forbidden_here(v: Engine, name: str) -> tuple[str, str] | None:

@@ -62,13 +62,15 @@ def _attach_argument(v: Engine, slot: int, reg: int, off: int, size: int, is_wri
     if argument.problem:
         refuse("context-access", slot, argument.problem, reg)
     value = argument.value
+    if argument.is_pointer and size != 8 and v.profile.at_least(6, 18):
+        refuse("context-access", slot, f"{words}: a pointer is loaded in whole", reg)
     if isinstance(value, Pointer):
         if size != 8 and v.profile.at_least(6, 12):
             refuse("context-access", slot, f"{words}: a pointer is loaded in whole", reg)
         if is_write:
             return UNKNOWN_SCALAR
         return value.but(id=v.new_id()) if value.flags & Flag.NULL else value
-    return UNKNOWN_SCALAR
+    return value if value is not None else UNKNOWN_SCALAR
 
 
 def _listed_field(v: Engine, slot: int, reg: int, off: int, size: int, is_write: bool, source: int) -> Value:

@@ -250,7 +250,8 @@ class Prototype(NamedTuple):
     args: tuple[Arg, ...]
 
 
-def _arg(text: str) -> Arg:
+def parse_argument(text: str) -> Arg:
+    """Return an argument from the notation of `PROTOTYPES`, such as `btf:task_struct?`."""
     kind, _, detail = text.rstrip("?").partition(":")
     return Arg(kind, text.endswith("?"), detail)
 
@@ -261,7 +262,9 @@ def prototypes() -> dict[int, Prototype]:
     table = {}
     for line in PROTOTYPES.strip().splitlines():
         name, returns, *args = line.split()
-        table[int(HelperId[f"bpf_{name}"])] = Prototype(f"bpf_{name}", _arg(returns), tuple(map(_arg, args)))
+        table[int(HelperId[f"bpf_{name}"])] = Prototype(
+            f"bpf_{name}", parse_argument(returns), tuple(map(parse_argument, args))
+        )
     return table
 
 

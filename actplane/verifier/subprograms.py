@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from actplane.asm.insn import Insn
-from actplane.asm.uapi import ProgType
+from actplane.asm.uapi import AttachType, ProgType
 from actplane.verifier import attach, refs
 from actplane.verifier.flow import PSEUDO_CALL
 from actplane.verifier.jumps import widen_imprecise
@@ -254,7 +254,9 @@ def check_return_value(v: Engine, state: State, slot: int) -> None:
     v.mark_precise(state, 0)
     low, high = wanted
     range_ = value.range
-    first, last = range_.smin, range_.smax
+    # An LSM hook returns an int: the upper half of r0 is not looked at.
+    is_int = program.prog_type is ProgType.BPF_PROG_TYPE_LSM and program.attach_type is not AttachType.BPF_LSM_CGROUP
+    first, last = (range_.s32min, range_.s32max) if is_int else (range_.smin, range_.smax)
     is_old_lsm = program.prog_type is ProgType.BPF_PROG_TYPE_LSM and not v.profile.at_least(6, 12)
     if first < low or last > high:
         if is_old_lsm:

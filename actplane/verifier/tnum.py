@@ -64,19 +64,25 @@ def xor(a: Tnum, b: Tnum) -> Tnum:
     return (a[0] ^ b[0]) & ~mask, mask
 
 
+def union(a: Tnum, b: Tnum) -> Tnum:
+    """Return what is known when either holds."""
+    mask = a[1] | b[1] | (a[0] ^ b[0])
+    return a[0] & b[0] & ~mask, mask
+
+
 def mul(a: Tnum, b: Tnum) -> Tnum:
-    known = (a[0] * b[0]) & U64
-    uncertain: Tnum = (0, 0)
+    """Multiply as on paper; an unknown bit of `a` means that its row is added, or is not."""
+    result: Tnum = (0, 0)
     value, mask = a
     while value or mask:
         if value & 1:
-            uncertain = add(uncertain, (0, b[1]))
+            result = add(result, b)
         elif mask & 1:
-            uncertain = add(uncertain, (0, b[0] | b[1]))
+            result = union(result, add(result, b))
         value >>= 1
         mask >>= 1
         b = ((b[0] << 1) & U64, (b[1] << 1) & U64)
-    return add((known, 0), uncertain)
+    return result
 
 
 def lshift(a: Tnum, shift: int) -> Tnum:
