@@ -35,6 +35,9 @@ def add_parsers(subparsers: Any) -> None:
     step.add_argument(
         "--arg", metavar="N", type=_number, action="append", default=[], help="an argument of a tracing or LSM hook"
     )
+    step.add_argument(
+        "--zero-reads", action="store_true", help="reading through a pointer to nowhere gives 0, as in tracing and LSM"
+    )
     step.add_argument("--limit", metavar="N", type=int, default=1_000_000, help="instructions at most (1000000)")
     step.add_argument("--trace", action="store_true", help="do not ask: show every step to the end")
     step.add_argument("--color", choices=("auto", "always", "never"), default="auto", help="highlight what changed")
@@ -220,7 +223,7 @@ def run_step(options: argparse.Namespace) -> int:
     from actplane.cli.step_session import StepSession
 
     found = read_object(options)
-    program = chosen_program(found, options)
+    program = _relocated(chosen_program(found, options))
     is_colored = options.color == "always" or (options.color == "auto" and sys.stdout.isatty())
     session = StepSession(
         found,
@@ -229,6 +232,7 @@ def run_step(options: argparse.Namespace) -> int:
         packet=options.packet,
         arguments=options.arg,
         limit=options.limit,
+        has_zero_reads=options.zero_reads,
         is_colored=is_colored,
         out=sys.stdout,
     )
@@ -238,6 +242,18 @@ def run_step(options: argparse.Namespace) -> int:
     if options.trace or options.file == STDIN:
         return session.trace()
     return session.interact(sys.stdin)
+
+
+def _relocated(program: Any) -> Any:
+    """Fill in what only the running kernel knows, if the program asks for any of it."""
+    from actplane.asm.insn import EnumValue, Field, TypeSize
+
+    if not any(isinstance(insn.symbol, Field | EnumValue | TypeSize) for insn in program.insns):
+        return program
+    from actplane.loader.btf import Btf
+    from actplane.loader.relocate import relocate
+
+    return relocate(program, Btf.vmlinux())
 
 
 def _write(data: str | bytes, output: str | None) -> None:

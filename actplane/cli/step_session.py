@@ -42,12 +42,14 @@ class StepSession:
         packet: bytes | None = None,
         arguments: Sequence[int] = (),
         limit: int,
+        has_zero_reads: bool = False,
         is_colored: bool,
         out: TextIO,
     ) -> None:
         self._found = found
         self._program = program
         self._start_with = {"context": context, "packet": packet, "arguments": tuple(arguments), "limit": limit}
+        self._has_zero_reads = has_zero_reads
         self._is_colored = is_colored
         self._out = out
         self._breakpoints: set[int] = set()
@@ -57,7 +59,7 @@ class StepSession:
 
     def _restart(self) -> None:
         """Begin again in a fresh machine: runs are deterministic, so this is also how to go back."""
-        self._machine = Machine(self._found.maps)
+        self._machine = Machine(self._found.maps, has_zero_reads=self._has_zero_reads)
         loaded = self._machine.load(self._program)
         self._execution: Execution = loaded.start(**self._start_with)  # type: ignore[arg-type]
         self._steps = 0

@@ -235,6 +235,13 @@ def test_step_gives_programs_their_packet_and_arguments(run) -> None:
     assert last == {"steps": 2, "result": 0x20}
 
 
+@pytest.mark.skipif(not Path("/sys/kernel/btf/vmlinux").exists(), reason="this kernel does not describe its types")
+def test_step_fills_in_what_the_running_kernel_knows(run) -> None:
+    text = "r0 = *(u32 *)(r1 +0 + field(task_struct.pid))\nr0 = sizeof(task_struct)\nexit\n"
+    lines = run("step", "--json", "--zero-reads", stdin=text)[1].splitlines()
+    assert json.loads(lines[-1])["result"] > 1000
+
+
 def test_step_in_a_real_terminal_prompts_and_colours(tmp_path: Path) -> None:
     """Through a pseudo-terminal: the prompt comes, commands are read line by line, changes are coloured."""
     source = tmp_path / "count.s"

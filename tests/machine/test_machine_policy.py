@@ -1,15 +1,19 @@
 """
-A whole policy in the machine: dispatcher, tail call, automaton, verdict and report, with no kernel.
+Whole policies in the machine: dispatcher, tail call, automaton, verdict and report, with no kernel.
 
-The programs are those a session would load for the hook `connect4`, with offsets from the running
-kernel's BTF; only the task and the context are made up.
+The programs are those a session would load, with offsets from the running kernel's BTF; only the
+structures they walk are made up: a task, a socket address, a file with its dentries and mount.
 """
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import os
 import random
+import re
 import socket
+import stat
 import struct
 from pathlib import Path
 
@@ -24,7 +28,7 @@ from actplane.loader.btf import Btf
 from actplane.loader.btf_types import Kind
 from actplane.loader.relocate import relocate
 
-POLICY = """
+CONNECT = """
 source COMMAND = exec "**"
 rule no-inside:
   block connect endpoint "10.0.0.0/8:443" if COMMAND
@@ -32,7 +36,16 @@ rule no-inside:
   block connect endpoint "*:22" if COMMAND
   because "the inside is not for agents"
 """
+WRITE = """
+source COMMAND = exec "**"
+rule hands-off:
+  block write file "/protected/**" if COMMAND
+  block write file "/srv/*/key" if COMMAND
+  block write file "**/*.pem" if COMMAND
+  because "these are not the agent's"
+"""
 SOCK_ADDR_BYTES = 72
+FMODE_READ, FMODE_WRITE = 1, 2
 
 pytestmark = pytest.mark.skipif(
     not Path("/sys/kernel/btf/vmlinux").exists(), reason="this kernel does not describe its types (no BTF)"
@@ -47,28 +60,45 @@ def is_forbidden(address: str, port: int) -> bool:
     return where in ipaddress.ip_network("192.168.7.0/24") or port == 22
 
 
-class Session:
-    """The programs of the policy, as a session puts them into a kernel; one task that may be marked."""
+def is_protected(path: str) -> bool:
+    return re.fullmatch(r"/protected/.*|/srv/[^/]*/key|(.*/)?[^/]*\.pem", path) is not None
 
-    def __init__(self) -> None:
-        btf = Btf.vmlinux()
-        compiled = compile_policy(dsl.compile_text(dsl.inline_policy(POLICY)).policy, Tier.TRACE)
+
+class Session:
+    """The programs of a policy, as a session puts them into a kernel; one task that may be marked."""
+
+    def __init__(self, policy: str, tier: Tier) -> None:
+        self.btf = Btf.vmlinux()
+        compiled = compile_policy(dsl.compile_text(dsl.inline_policy(policy)).policy, tier)
         self.machine = Machine(compiled.object.maps, has_zero_reads=True)
         self.programs = {
-            program.name: self.machine.load(relocate(program, btf)) for program in compiled.object.programs
+            program.name: self.machine.load(relocate(program, self.btf)) for program in compiled.object.programs
         }
         for hook in compiled.hooks:
             if hook.prog_array is not None and hook.program is not None:
                 self.machine.maps[hook.prog_array].put(0, self.programs[hook.program])
-        size = btf.size_of(btf.find(Kind.BTF_KIND_STRUCT, "task_struct"))
-        struct_task = self.machine.memory.add("task_struct", size)
-        leader = struct_task.address + btf.field_offset("task_struct", "group_leader")
-        self.machine.memory.write_int(leader, struct_task.address, 8)
-        self.machine.task = Task(pid=5, tgid=5, comm="agent", address=struct_task.address)
+        task = self.new("task_struct")
+        self.set(task, "task_struct", "group_leader", task)
+        self.machine.task = Task(pid=5, tgid=5, comm="agent", address=task)
+
+    def new(self, struct_name: str) -> int:
+        """Map a kernel structure of zeros and return its address."""
+        size = self.btf.size_of(self.btf.find(Kind.BTF_KIND_STRUCT, struct_name))
+        return self.machine.memory.add(struct_name, size).address
+
+    def set(self, address: int, struct_name: str, field: str, value: int, size: int = 8) -> None:
+        self.machine.memory.write_int(address + self.btf.field_offset(struct_name, field), value, size)
 
     def mark(self, labels: frozenset[int]) -> None:
         self.machine.maps["tasks"][self.machine.task.address] = layout.pack_state(0, labels)
 
+    def reports(self) -> list[bytes]:
+        events = self.machine.maps["events"]
+        assert isinstance(events, RingBufferMap)
+        return events.consume()
+
+
+class Connections(Session):
     def connect(self, address: str, port: int) -> Outcome:
         context = bytearray(SOCK_ADDR_BYTES)
         # user_family, user_ip4 and user_port (in network order), family, type, protocol
@@ -78,23 +108,57 @@ class Session:
         struct.pack_into("<III", context, 28, socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         return self.programs["enter_connect4"].run(bytes(context))
 
-    def reports(self) -> list[bytes]:
-        events = self.machine.maps["events"]
-        assert isinstance(events, RingBufferMap)
-        return events.consume()
+
+class Files(Session):
+    """Files below a root that is its own parent, on one mount."""
+
+    def __init__(self, policy: str) -> None:
+        super().__init__(policy, Tier.LSM)
+        self.root = self.dentry("/", None)
+        mount = self.new("mount")
+        self.set(mount, "mount", "mnt_parent", mount)
+        self.set(mount, "mount", "mnt_mountpoint", self.root)
+        self.set(mount, "mount", "mnt.mnt_root", self.root)
+        self.mount = mount + self.btf.field_offset("mount", "mnt")
+
+    def dentry(self, name: str, parent: int | None) -> int:
+        address = self.new("dentry")
+        text = self.machine.memory.add("name", name.encode() + b"\0").address
+        self.set(address, "dentry", "d_parent", address if parent is None else parent)
+        self.set(address, "dentry", "d_name.name", text)
+        self.set(address, "dentry", "d_name.len", len(name), 4)
+        return address
+
+    def open(self, path: str, mode: int) -> Outcome:
+        at = self.root
+        for part in path.strip("/").split("/"):
+            at = self.dentry(part, at)
+        inode, file = self.new("inode"), self.new("file")
+        self.set(inode, "inode", "i_mode", stat.S_IFREG | 0o644, 2)
+        self.set(file, "file", "f_inode", inode)
+        self.set(file, "file", "f_mode", mode, 4)
+        self.set(file, "file", "f_flags", os.O_WRONLY if mode & FMODE_WRITE else os.O_RDONLY, 4)
+        self.set(file, "file", "f_path.dentry", at)
+        self.set(file, "file", "f_path.mnt", self.mount)
+        return self.programs["enter_file_open"].run(arguments=[file])
 
 
 @pytest.fixture(scope="module")
-def session() -> Session:
-    return Session()
+def session() -> Connections:
+    return Connections(CONNECT, Tier.TRACE)
 
 
-def test_a_task_outside_every_session_is_let_through(session: Session) -> None:
+@pytest.fixture(scope="module")
+def files() -> Files:
+    return Files(WRITE)
+
+
+def test_a_task_outside_every_session_is_let_through(session: Connections) -> None:
     assert session.connect("10.1.2.3", 443).value == 1
     assert session.reports() == []
 
 
-def test_a_marked_task_is_denied_what_the_policy_says_and_nothing_else(session: Session) -> None:
+def test_a_marked_task_is_denied_what_the_policy_says_and_nothing_else(session: Connections) -> None:
     session.mark(frozenset({0}))
     rng = random.Random(7)
     seen = {True: 0, False: 0}
@@ -110,12 +174,12 @@ def test_a_marked_task_is_denied_what_the_policy_says_and_nothing_else(session: 
     assert min(seen.values()) > 50
 
 
-def test_without_the_label_nothing_is_denied(session: Session) -> None:
+def test_without_the_label_nothing_is_denied(session: Connections) -> None:
     session.mark(frozenset())
     assert session.connect("10.1.2.3", 443).value == 1
 
 
-def test_a_session_that_lost_its_program_denies(session: Session) -> None:
+def test_a_session_that_lost_its_program_denies(session: Connections) -> None:
     session.mark(frozenset({0}))
     slots = session.machine.maps["connect4_slots"]
     program = slots.programs.pop(0)
@@ -123,3 +187,27 @@ def test_a_session_that_lost_its_program_denies(session: Session) -> None:
         assert session.connect("8.8.8.8", 80).value == 0
     finally:
         slots.put(0, program)
+
+
+def test_opening_to_write_is_denied_where_the_policy_says_so(files: Files) -> None:
+    files.mark(frozenset({0}))
+    rng = random.Random(11)
+    seen = {True: 0, False: 0}
+    for _ in range(300):
+        parts = [rng.choice(("protected", "srv", "key", "a", "b.pem", "c.pem.txt", "key2")) for _ in range(4)]
+        path = "/" + "/".join(parts[: rng.randrange(1, 5)])
+        mode = rng.choice((FMODE_READ, FMODE_WRITE, FMODE_READ | FMODE_WRITE))
+        expected = is_protected(path) and bool(mode & FMODE_WRITE)
+        outcome = files.open(path, mode)
+        assert outcome.signed == (-errno.EPERM if expected else 0), (path, mode)
+        reports = files.reports()
+        assert bool(reports) == expected
+        assert not reports or path.encode() in reports[0]
+        seen[expected] += 1
+    assert min(seen.values()) > 30
+
+
+def test_an_unmarked_task_may_write_everywhere(files: Files) -> None:
+    files.mark(frozenset({0}))
+    del files.machine.maps["tasks"][files.machine.task.address]
+    assert files.open("/protected/x", FMODE_WRITE).signed == 0
