@@ -26,7 +26,6 @@ COMMANDS = {
     "compile": "show what a policy becomes, stage by stage",
     "doctor": "say what this kernel really allows",
     "domains": "list the domains of a policy file",
-    "fmt": "print a policy in its canonical form",
     "verify": "say what a kernel's verifier would say of a program",
     "init": "write a policy to start from",
 }
