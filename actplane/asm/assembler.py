@@ -48,8 +48,7 @@ _DIRECTIVE = re.compile(r"(?P<name>\.[A-Za-z]\w*)(?=\s|\Z)\s*")
 _CODE = re.compile(r"""(?:[^;#/"']+|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])'|(?<=\S)\#(?=[\w-])|/(?!/))*""")
 # What follows an operand there: LLVM's `<label>`, bpftool's `pc+3#bpf_prog_...`.
 _ANNOTATION = re.compile(r"\s+<[^<>]*>\Z|(?<=\d)#\S+\Z")
-# Behind a jump, a verifier log says the state at its target; and behind a map's address, that it is one.
-_AFTER_JUMP = re.compile(r"(\bgotol? pc[-+]\d+)\s.*")
+# What a verifier log says behind the address of a map.
 _MAP_STATE = re.compile(
     r"R\d+(?:_[rw]+)?=map_(?P<kind>ptr|value)\((?:[^()]*\bmap=(?P<name>[\w.]+))?(?:[^()]*\boff=(?P<off>\d+))?"
 )
@@ -134,9 +133,9 @@ class _Assembler:
 
     def _line(self, line: str, at: int) -> None:
         try:
-            if self._is_listing and not line.lstrip().startswith("."):
-                self._listed(line, at)
-            else:
+            if self._is_listing and (found := _CODED.match(line)) is not None:
+                self._listed(found, line, at)
+            elif not self._is_listing or line.lstrip().startswith("."):
                 self._written(line, at)
         except (StatementError, DirectiveError) as problem:
             self._error(at + problem.start, at + problem.end, problem.message, problem.hint)
@@ -233,13 +232,10 @@ class _Assembler:
             what = "a 64-bit immediate" if is_address else "a call"
             raise StatementError(f"relocation of what is not {what}", *found.span("name"))
 
-    def _listed(self, line: str, at: int) -> None:
+    def _listed(self, found: re.Match[str], line: str, at: int) -> None:
         """A line of a verifier log or of bpftool."""
-        found = _CODED.match(line)
-        if found is None:
-            return
         slot, number = int(found["slot"]), int(found["code"], 16)
-        text = _AFTER_JUMP.sub(r"\1", _without_annotation(line.partition(";")[0].rstrip()))
+        text = _without_annotation(_without_state(line.partition(";")[0].rstrip()))
         insn, first, last = self._statement(text, found.end(), number)
         if number == LD_IMM64:
             insn = _with_map(insn, line[last:])
@@ -406,6 +402,12 @@ def _without_comment(line: str) -> str:
     return line.rstrip()
 
 
+def _without_state(code: str) -> str:
+    """Cut off the state at the target, which a verifier log may say behind a jump."""
+    before, distance, after = code.partition(" pc")
+    return f"{before} pc{after.split(maxsplit=1)[0]}" if distance and " " in after else code
+
+
 def _without_annotation(code: str) -> str:
     return _ANNOTATION.sub("", code) if code.endswith(">") or "#" in code else code
 
@@ -414,9 +416,12 @@ def _either(words: tuple[str, ...]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
 
 
+_EXIT_LABEL = Label("exit")
+
+
 def _with_exit_label(items: list[Item]) -> list[Item]:
     """In uBPF's syntax, `exit` as a target is the first exit, unless a label has that name."""
-    is_used = any(isinstance(item, Insn) and item.symbol == Label("exit") for item in items)
+    is_used = any(isinstance(item, Insn) and item.symbol and item.symbol == _EXIT_LABEL for item in items)
     if not is_used or any(isinstance(item, LabelHere) and item.name == "exit" for item in items):
         return items
     for index, item in enumerate(items):

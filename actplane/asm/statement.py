@@ -30,6 +30,9 @@ from actplane.asm.isa import FORMS, LD_IMM64, Form, Kind
 from actplane.asm.operands import Size
 from actplane.asm.uapi import HelperId
 
+REGISTERS = {f"{prefix}{number}": number for prefix in ("r", "w", "%r") for number in range(11)}
+"""Every name of a register, and its number."""
+
 
 class StatementError(Exception):
     """An operand is wrong; [start, end) are its columns in the line, counted from 0."""
@@ -57,7 +60,7 @@ class Operands:
         """Return the value of a number, which must lie in [low, high]."""
         text = self.match[name]
         try:
-            value = int(text.replace(" ", ""), 0) if text else 0
+            value = int(text, 0) if text else 0
         except ValueError:
             value = self._sum(name, text)
         if not low <= value <= high:
@@ -67,16 +70,15 @@ class Operands:
     def signed_32(self, name: str, is_narrow: bool) -> int:
         """Return an immediate; if only its 32 bits count, 0x80000000 and more are negative numbers."""
         if is_narrow or self.code is not None:
-            value = self.number(name, -(1 << 31), (1 << 32) - 1)
-            return value - (1 << 32) if value >> 31 == 1 else value
-        return self.number(name, -(1 << 31), (1 << 31) - 1, _WIDE_HINT)
+            value = self.number(name, -0x80000000, 0xFFFFFFFF)
+            return value - 0x100000000 if value > 0x7FFFFFFF else value
+        return self.number(name, -0x80000000, 0x7FFFFFFF, _WIDE_HINT)
 
     def offset(self) -> int:
-        return self.number("off", -(1 << 15), (1 << 15) - 1)
+        return self.number("off", -0x8000, 0x7FFF)
 
     def register(self, name: str) -> int:
-        text = self.match[name]
-        return int(text[1:]) if text[0] != "%" else int(text[2:])
+        return REGISTERS[self.match[name]]
 
     def narrow(self, name: str, is_narrow: bool, what: str) -> int:
         """Return a register that must be written w for 32 bits and r for 64."""
@@ -84,24 +86,31 @@ class Operands:
         if (text[0] == "w") is not is_narrow:
             expected = f"{'w' if is_narrow else 'r'}{text[1:]}"
             raise self.error(name, f"register of the wrong width {what}: got {text}, expected {expected}")
-        return int(text[1:])
+        return REGISTERS[text]
 
-    def at_most(self, name: str, size: Size) -> int:
+    def same_width(self, name: str, letter: str) -> int:
+        """Return the second register of two that must be both r or both w."""
+        text = self.match[name]
+        return REGISTERS[text] if text[0] == letter else self.narrow(name, letter == "w", "beside the first")
+
+    def at_most(self, name: str, type_: str) -> int:
         """Return a register of a memory access: r always, w also up to 32 bits (as LLVM writes it)."""
         text = self.match[name]
-        if text[0] == "w" and size is Size.DW:
+        if text[0] == "w" and type_ == "u64":
             raise self.error(name, f"register too narrow for 64 bits: got {text}, expected r{text[1:]}")
-        return int(text[1:])
+        return REGISTERS[text]
 
     def target(self, bits: int = 16) -> tuple[int, str]:
         """Return where a jump goes: slots, or the name of a label."""
         text = self.match["to"]
-        if text[0] in "+-" or text.startswith(("pc+", "pc-", "pc ")):
-            slots = int(text.removeprefix("pc").replace(" ", ""), 0)
-            if not -(1 << bits - 1) <= slots < 1 << bits - 1:
-                raise self.error("to", f"offset out of range: got {slots}, expected signed {bits} bits")
-            return slots, ""
-        return 0, text
+        if text[0] not in "+-":
+            if not text.startswith(("pc+", "pc-", "pc ")):
+                return 0, text
+            text = text[2:]
+        slots = int(text.replace(" ", ""), 0)
+        if not -(1 << bits - 1) <= slots < 1 << bits - 1:
+            raise self.error("to", f"offset out of range: got {slots}, expected signed {bits} bits")
+        return slots, ""
 
     def error(self, name: str, message: str, hint: str = "") -> StatementError:
         start, end = self.match.span(name)
@@ -124,6 +133,10 @@ class Operands:
         return off, symbol
 
     def _sum(self, name: str, text: str) -> int:
+        try:
+            return int(text.replace(" ", "").replace("+-", "-"), 0)
+        except ValueError:
+            pass
         try:
             return evaluate(text, self.constants)
         except ValueError as problem:
@@ -202,14 +215,20 @@ def _value(tree: ast.expr, constants: Mapping[str, int]) -> int:
 
 # One function for each template of `syntax`.
 
-_ALU = {
-    (form.operator, form.width, form.has_register_source): (form.code, form.off.low)
-    for form in FORMS
-    if form.kind is Kind.ALU
-}
-_JUMP = {(form.operator, form.width, form.has_register_source): form.code for form in FORMS if form.kind is Kind.JUMP}
+# Tables are keyed by what stands in the text, and by the letter of the registers: r or w.
+_ALU_REGISTER, _ALU_NUMBER, _JUMP_REGISTER, _JUMP_NUMBER = (
+    {
+        letter: {
+            form.operator: form
+            for form in FORMS
+            if form.kind is kind and form.width == width and form.has_register_source is is_register
+        }
+        for letter, width in (("r", 64), ("w", 32))
+    }
+    for kind in (Kind.ALU, Kind.JUMP)
+    for is_register in (True, False)
+)
 _ONLY = {form.kind: form for form in FORMS}
-_MEMORY = {(form.kind, form.size): form.code for form in FORMS if form.size is not None}
 _ATOMIC = {
     (form.operation, form.operator, form.size): (form.code, form.imm.low) for form in FORMS if form.kind is Kind.ATOMIC
 }
@@ -217,27 +236,33 @@ _SWAP = {(form.operation, form.bits): form.code for form in FORMS if form.kind i
 _MOVSX = {(form.width, form.bits): form.code for form in FORMS if form.kind is Kind.MOVSX}
 _NEG = {form.width: form.code for form in FORMS if form.kind is Kind.NEG}
 _SIZES = {"8": Size.B, "16": Size.H, "32": Size.W, "64": Size.DW}
-_UBPF_SIZES = {"b": Size.B, "h": Size.H, "w": Size.W, "dw": Size.DW}
+_LOADS = {
+    f"{'s' if form.kind is Kind.LDXSX else 'u'}{form.size.bits}": form
+    for form in FORMS
+    if form.size and form.kind in (Kind.LDX, Kind.LDXSX)
+}
+_STORES, _NUMBER_STORES, _ABSOLUTE, _INDIRECT = (
+    {form.size.ctype: form for form in FORMS if form.size and form.kind is kind}
+    for kind in (Kind.STX, Kind.ST, Kind.LD_ABS, Kind.LD_IND)
+)
 _SOURCES = {form.name: form.src.low for form in FORMS if form.kind is Kind.LD_IMM64}
 
 
 def alu_register(o: Operands) -> Insn:
     dst = o.match["dst"]
-    is_narrow = dst[0] == "w"
-    code, off = _ALU[o.match["op"], 32 if is_narrow else 64, True]
-    return Insn(code, int(dst[1:]), o.narrow("src", is_narrow, "beside the first"), off)
+    form = _ALU_REGISTER[dst[0]][o.match["op"]]
+    return Insn(form.code, REGISTERS[dst], o.same_width("src", dst[0]), form.off.low)
 
 
 def alu_number(o: Operands) -> Insn:
     if o.code == LD_IMM64:
         return wide_number(o)
     dst = o.match["dst"]
-    is_narrow = dst[0] == "w"
-    code, off = _ALU[o.match["op"], 32 if is_narrow else 64, False]
+    form = _ALU_NUMBER[dst[0]][o.match["op"]]
     if "(" in o.match["imm"]:
         imm, symbol = o.symbol("imm")
-        return Insn(code, int(dst[1:]), 0, off, imm, symbol)
-    return Insn(code, int(dst[1:]), 0, off, o.signed_32("imm", is_narrow))
+        return Insn(form.code, REGISTERS[dst], 0, form.off.low, imm, symbol)
+    return Insn(form.code, REGISTERS[dst], 0, form.off.low, o.signed_32("imm", dst[0] == "w"))
 
 
 def negate(o: Operands) -> Insn:
@@ -257,7 +282,7 @@ def sign_extend(o: Operands) -> Insn:
     code = _MOVSX.get((32 if is_narrow else 64, bits)) if kind == "s" else None
     if code is None:
         raise o.error("type", f"no such move: got {o.text('type')}, expected s8, s16{'' if is_narrow else ' or s32'}")
-    return Insn(code, o.register("dst"), o.narrow("src", is_narrow, "beside the first"), bits)
+    return Insn(code, o.register("dst"), o.same_width("src", o.text("dst")[0]), bits)
 
 
 def cast(o: Operands) -> Insn:
@@ -274,56 +299,57 @@ def swap(o: Operands) -> Insn:
 
 
 def load(o: Operands) -> Insn:
-    kind, size = o.text("type")[0], _SIZES[o.text("type")[1:]]
-    if kind == "s":
-        if size is Size.DW:
-            raise o.error("type", "no such load: got s64, expected u64 (nothing is left to extend)")
-        return _access(
-            o, Kind.LDXSX, size, o.narrow("dst", False, "(the sign is extended to 64 bits)"), o.register("src")
-        )
-    return _access(o, Kind.LDX, size, o.at_most("dst", size), o.register("src"))
+    type_ = o.match["type"]
+    form = _LOADS.get(type_)
+    if form is None:
+        raise o.error("type", f"no such load: got {type_}, expected u64 (nothing is left to extend)")
+    if type_[0] == "s":
+        return _access(o, form, o.narrow("dst", False, "(the sign is extended to 64 bits)"), REGISTERS[o.match["src"]])
+    return _access(o, form, o.at_most("dst", type_), REGISTERS[o.match["src"]])
 
 
-def _access(o: Operands, kind: Kind, size: Size, dst: int, src: int, imm: int = 0) -> Insn:
-    code = _MEMORY[kind, size]
-    if "(" in o.text("off"):
+def _access(o: Operands, form: Form, dst: int, src: int, imm: int = 0) -> Insn:
+    if "(" in o.match["off"]:
         off, symbol = o.symbol_offset()
-        return Insn(code, dst, src, off, imm, symbol)
-    return Insn(code, dst, src, o.offset(), imm)
+        return Insn(form.code, dst, src, off, imm, symbol)
+    return Insn(form.code, dst, src, o.offset(), imm)
 
 
 def _unsigned_type(o: Operands, *allowed: Size) -> Size:
-    kind, size = o.text("type")[0], _SIZES[o.text("type")[1:]]
-    if kind == "s" or (allowed and size not in allowed):
+    type_ = o.match["type"]
+    size = _SIZES[type_[1:]]
+    if type_[0] == "s" or (allowed and size not in allowed):
         expected = " or ".join(size.ctype for size in allowed or Size)
-        raise o.error("type", f"type of the access: got {o.text('type')}, expected {expected}")
+        raise o.error("type", f"type of the access: got {type_}, expected {expected}")
     return size
 
 
 def store(o: Operands) -> Insn:
-    size = _unsigned_type(o)
-    return _access(o, Kind.STX, size, o.register("base"), o.at_most("src", size))
-
-
-def store_number(o: Operands) -> Insn:
-    size = _unsigned_type(o)
-    return _access(o, Kind.ST, size, o.register("base"), 0, o.signed_32("imm", size is not Size.DW))
+    type_ = o.match["type"]
+    if type_[0] == "s":
+        _unsigned_type(o)
+    base = REGISTERS[o.match["base"]]
+    if o.match["value"] in REGISTERS:
+        return _access(o, _STORES[type_], base, o.at_most("value", type_))
+    return _access(o, _NUMBER_STORES[type_], base, 0, o.signed_32("value", type_ != "u64"))
 
 
 def load_absolute(o: Operands) -> Insn:
-    size = _packet(o)
-    return Insn(_MEMORY[Kind.LD_ABS, size], imm=o.signed_32("imm", False))
+    return Insn(_packet(o, _ABSOLUTE).code, imm=o.signed_32("imm", False))
 
 
 def load_indirect(o: Operands) -> Insn:
-    size = _packet(o)
-    return Insn(_MEMORY[Kind.LD_IND, size], src=o.register("src"), imm=o.number("off", -(1 << 31), (1 << 31) - 1))
+    form = _packet(o, _INDIRECT)
+    return Insn(form.code, src=REGISTERS[o.match["src"]], imm=o.number("off", -0x80000000, 0x7FFFFFFF))
 
 
-def _packet(o: Operands) -> Size:
-    if o.text("dst") not in ("r0", "w0"):
+def _packet(o: Operands, forms: Mapping[str, Form]) -> Form:
+    if o.match["dst"] not in ("r0", "w0"):
         raise o.error("dst", f"packet loads go to r0: got {o.text('dst')}")
-    return _unsigned_type(o, Size.B, Size.H, Size.W)
+    form = forms.get(o.match["type"])
+    if form is None:
+        raise o.error("type", f"type of the access: got {o.text('type')}, expected {' or '.join(forms)}")
+    return form
 
 
 def atomic(o: Operands) -> Insn:
@@ -331,7 +357,7 @@ def atomic(o: Operands) -> Insn:
     found = {sign: form for (name, sign, s), form in _ATOMIC.items() if s is size and sign}.get(o.text("op"))
     if found is None:
         raise o.error("op", f"no such atomic operation: got {o.text('op')}, expected +=, |=, &= or ^=")
-    return Insn(found[0], o.register("base"), o.at_most("src", size), o.offset(), found[1])
+    return Insn(found[0], o.register("base"), o.at_most("src", size.ctype), o.offset(), found[1])
 
 
 def _fetching(o: Operands, operation: str, size: Size, base: str, src: int) -> Insn:
@@ -344,7 +370,7 @@ def atomic_fetch(o: Operands) -> Insn:
     _same(o, "src")
     prefix, _, operation = o.text("op").partition("_")
     _check_width(o, "op", prefix, size)
-    return _fetching(o, operation, size, "base", o.at_most("src", size))
+    return _fetching(o, operation, size, "base", o.at_most("src", size.ctype))
 
 
 def _check_width(o: Operands, name: str, prefix: str, size: Size) -> None:
@@ -357,7 +383,7 @@ def atomic_compare(o: Operands) -> Insn:
     size = _unsigned_type(o, Size.W, Size.DW)
     _check_width(o, "type", "atomic64" if "atomic64" in o.match.string else "", size)
     _check_r0(o)
-    return _fetching(o, "cmpxchg", size, "base", o.at_most("src", size))
+    return _fetching(o, "cmpxchg", size, "base", o.at_most("src", size.ctype))
 
 
 def _check_r0(o: Operands) -> None:
@@ -387,13 +413,13 @@ def compare_32(o: Operands) -> Insn:
 def load_acquire(o: Operands) -> Insn:
     size = _unsigned_type(o)
     form = _ORDERED[Kind.LOAD_ACQUIRE, size]
-    return Insn(form.code, o.at_most("dst", size), o.register("src"), o.offset(), form.imm.low)
+    return Insn(form.code, o.at_most("dst", size.ctype), o.register("src"), o.offset(), form.imm.low)
 
 
 def store_release(o: Operands) -> Insn:
     size = _unsigned_type(o)
     form = _ORDERED[Kind.STORE_RELEASE, size]
-    return Insn(form.code, o.register("base"), o.at_most("src", size), o.offset(), form.imm.low)
+    return Insn(form.code, o.register("base"), o.at_most("src", size.ctype), o.offset(), form.imm.low)
 
 
 _ORDERED: dict[tuple[Kind, Size | None], Form] = {
@@ -465,18 +491,13 @@ def wide_pseudo(o: Operands) -> Insn:
     return Insn(LD_IMM64, o.register("dst"), source, 0, imm)
 
 
-def jump_register(o: Operands) -> Insn:
-    dst = o.match["dst"]
-    is_narrow = dst[0] == "w"
-    code = _JUMP[o.match["cmp"], 32 if is_narrow else 64, True]
-    return _branch(o, code, int(dst[1:]), o.narrow("src", is_narrow, "beside the first"))
-
-
-def jump_number(o: Operands) -> Insn:
-    dst = o.match["dst"]
-    is_narrow = dst[0] == "w"
-    code = _JUMP[o.match["cmp"], 32 if is_narrow else 64, False]
-    return _branch(o, code, int(dst[1:]), 0, o.signed_32("imm", is_narrow))
+def jump(o: Operands) -> Insn:
+    dst, value = o.match["dst"], o.match["value"]
+    if value in REGISTERS:
+        form = _JUMP_REGISTER[dst[0]][o.match["cmp"]]
+        return _branch(o, form.code, REGISTERS[dst], o.same_width("value", dst[0]))
+    form = _JUMP_NUMBER[dst[0]][o.match["cmp"]]
+    return _branch(o, form.code, REGISTERS[dst], 0, o.signed_32("value", dst[0] == "w"))
 
 
 def _branch(o: Operands, code: int, dst: int, src: int, imm: int = 0) -> Insn:

@@ -40,6 +40,7 @@ _CLASSES: dict[str, tuple[str, str]] = {
     "ALU": (r"(?:s>>|s/|s%|<<|>>|[-+*/|&%^])?=(?!=)", "an operator like =, += or s>>="),
     "CMP": (r"==|!=|s>=|s<=|s>|s<|>=|<=|>|<|&", "a comparison like ==, s> or &"),
     "NUM": (_SUM, "a number or a constant"),
+    "VALUE": (rf"[rw]{_REGISTER}|{_SUM}", "a register, a number or a constant"),
     "OFF": (rf"(?:[-+]\s*{_TERM}(?:\s*[-+*]\s*{_TERM})*)?", "an offset like +8"),
     "INDEX": (rf"(?:[-+]\s*-?{_TERM})?", "an offset like + 8"),
     "TO": (rf"(?:pc\s*)?[-+]\s*{_NUMBER}(?!\w)|{_NAME}", "a label or an offset like +3"),
@@ -65,6 +66,7 @@ _CLASSES: dict[str, tuple[str, str]] = {
 # What a class matches where no constants and no sums are needed: almost always.
 _PLAIN_CLASSES = {
     "NUM": rf"[-+]?{_NUMBER}(?![\w.])",
+    "VALUE": rf"[rw]{_REGISTER}|[-+]?{_NUMBER}(?![\w.])",
     "OFF": rf"(?:[-+]\s*{_NUMBER}(?![\w.]))?",
 }
 
@@ -96,10 +98,8 @@ _TEMPLATES: tuple[tuple[str, Build], ...] = (
     ("dst:R = cmpxchg_64 ( base:R off:OFF , r0:R , src:R )", statement.compare_64),
     ("dst:W = cmpxchg32_32 ( base:R off:OFF , r0:W , src:W )", statement.compare_32),
     ("dst:RW = load_acquire ( ( type:TYPE * ) ( src:R off:OFF ) )", statement.load_acquire),
-    ("* ( type:TYPE * ) ( base:R off:OFF ) = src:RW", statement.store),
-    ("* ( type:TYPE * ) ( base:R off:OFF ) = imm:NUM", statement.store_number),
-    ("if dst:RW cmp:CMP src:RW goto to:TO", statement.jump_register),
-    ("if dst:RW cmp:CMP imm:NUM goto to:TO", statement.jump_number),
+    ("* ( type:TYPE * ) ( base:R off:OFF ) = value:VALUE", statement.store),
+    ("if dst:RW cmp:CMP value:VALUE goto to:TO", statement.jump),
     ("goto to:TO", statement.goto),
     ("gotol to:TO", statement.goto_long),
     ("may_goto to:TO", statement.may_goto),
@@ -187,14 +187,15 @@ def table(is_plain: bool) -> Table:
     """
     Return the compiled templates by the shape of what they match.
 
-    The plain table takes numbers only where the full one takes constants and sums too; it is
-    faster and tried first.
+    The plain table takes numbers only where the full one takes constants and sums too, and at most
+    one space between tokens; it is faster and tried first. Neither takes a space at the end.
     """
     by_shape: dict[str, list[tuple[Matcher, Build]]] = {}
     for tokens, build in tokens_of():
         patterns = [token.plain if is_plain else token.pattern for token in tokens]
         parts = (f"(?P<{t.name}>{pattern})" if t.name else pattern for t, pattern in zip(tokens, patterns, strict=True))
-        row = (re.compile(r"\s*".join(parts) + r"\s*\Z").match, build)
+        gap = r" ?" if is_plain else r"\s*"
+        row = (re.compile(gap.join(parts) + r"\Z").match, build)
         is_assignment = len(tokens) > 2 and (tokens[1].name == "op" or tokens[1].pattern == re.escape("="))
         for first in _first_characters(patterns[0]):
             for then in _first_characters(patterns[2]) if is_assignment and first in "rw" else [""]:
