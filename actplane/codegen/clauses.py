@@ -60,6 +60,11 @@ def _exempting(operation: Operation) -> str:
     return "identity" if kind == "exec" else kind
 
 
+def _kind_of(region: str) -> str:
+    """Return whose facts a region holds."""
+    return "exec" if region == "identity" else region
+
+
 def signed32(mask: int) -> int:
     """
     Return a 32-bit mask as the immediate of a 32-bit operation.
@@ -168,18 +173,18 @@ class Judge:
             body: Body = lambda c=change, o=offset, m=mask: c(f, scratch, o, m)  # type: ignore[misc]  # noqa: E731
             self._select(f, scratch, "exec", {transform.pattern: [body]})
 
-    def judge_function(self, name: str, operations: Sequence[Operation], *, is_prospective: bool = True) -> bc.Function:
+    def judge_function(self, name: str, operations: Sequence[Operation]) -> bc.Function:
         """
         Return `name(scratch, state)`: evaluate the clauses of some operations; the result is the verdict.
 
-        `is_prospective`: what the event will change has not been stored yet.
+        What the event changes has not been stored yet, because it may be denied; it is counted in.
         """
         f = FunctionBuilder(name, ["scratch", "state"])
         scratch, state = f.parameters
         bodies: dict[int, list[Body]] = defaultdict(list)
         for number, clause in self.clauses(operations):
             bodies[clause.pattern].append(
-                lambda n=number, c=clause: self._clause(f, scratch, state, n, c, is_prospective)  # type: ignore[misc]
+                lambda n=number, c=clause: self._clause(f, scratch, state, n, c)  # type: ignore[misc]
             )
         self._select(f, scratch, KIND_OF_OPERATION[operations[0]], bodies)
         f.ret(f.load(scratch, layout.SCRATCH_VERDICT, name="verdict"))
@@ -192,7 +197,6 @@ class Judge:
         state: bc.Value,
         number: int,
         clause: Clause,
-        is_prospective: bool,
     ) -> None:
         after = f.new_block("after")
         with f.at(clause.span):
@@ -203,7 +207,7 @@ class Judge:
                 self._require_fact(f, scratch, "argument", clause.argument, after)
             self._require_labels(f, scratch, clause.when, after)
             if clause.unless is not None:
-                self._unless(f, scratch, state, clause, clause.unless, after, is_prospective)
+                self._unless(f, scratch, state, clause, clause.unless, after)
             _set_bits(f, scratch, layout.SCRATCH_VERDICT, VERDICTS[clause.effect])
             _set_bits(f, scratch, layout.SCRATCH_MATCHED + 4 * (number // 32), 1 << (number % 32))
         f.start(after)
@@ -235,7 +239,6 @@ class Judge:
         clause: Clause,
         condition: Condition,
         after: str,
-        is_prospective: bool,
     ) -> None:
         """Emit: go to `after` if the condition holds."""
         fails = f.new_block("fails")
@@ -246,7 +249,7 @@ class Judge:
                 holds, else_ = (fails, after) if is_negated else (after, fails)
                 f.branch(word, "&", signed32(mask), holds, else_, 32)
             case LineageIncludes(lineage):
-                if is_prospective and clause.operation is Operation.EXEC:
+                if clause.operation is Operation.EXEC:
                     # A process descends from what it becomes by this exec, too.
                     itself = f.new_block("itself")
                     self._require_fact(f, scratch, "identity", self.policy.lineages[lineage], itself)
@@ -255,30 +258,27 @@ class Judge:
                 word = f.load(state, layout.STATE_LINEAGE + 4 * (lineage // 32), 4, "lineage")
                 f.branch(word, "&", signed32(1 << (lineage % 32)), after, fails, 32)
             case After(gate):
-                self._gate_holds(f, scratch, clause if is_prospective else None, gate, after, fails)
+                self._gate_holds(f, scratch, clause, gate, after, fails)
         f.start(fails)
 
     def _gate_holds(
-        self, f: FunctionBuilder, scratch: bc.Value, event: Clause | None, number: int, holds: str, fails: str
+        self, f: FunctionBuilder, scratch: bc.Value, event: Clause, number: int, holds: str, fails: str
     ) -> None:
         """
         Emit: go to `holds` if a gate is passed and fresh.
-
-        `event` is the clause whose event is still to be counted in, None if it has been stored.
 
         State changes before rules are judged: a gate that this exec passes is passed now, and one that
         it also invalidates is stale at once (equal times are stale).
         """
         gate = self.policy.gates[number]
         passed = f.load(f.map_value("session", layout.session_gate(number)), name="passed")
-        if event is not None and event.operation is Operation.EXEC and gate.exits is None:
+        if event.operation is Operation.EXEC and gate.exits is None:
             self._if_fact(f, scratch, "identity", gate.pattern, lambda: self._now(f, scratch, passed))
         self._require(f, passed, "!=", 0, fails)
         for invalidator in gate.since:
             offset = layout.session_invalidated(len(self.policy.gates), invalidator)
             since = f.load(f.map_value("session", offset), name="since")
-            if event is not None:
-                self._if_invalidates(f, scratch, event, invalidator, since)
+            self._if_invalidates(f, scratch, event, invalidator, since)
             self._require(f, passed, ">", since, fails)
         f.jump(holds)
 
@@ -325,7 +325,7 @@ class Judge:
             else:
                 offset, mask = self._label(layout.STATE_PENDING, number)
                 bodies[gate.pattern].append(lambda o=offset, m=mask: _set_bits(f, state, o, m))  # type: ignore[misc]
-        self._select(f, scratch, "exec", bodies)
+        self._select(f, scratch, "identity", bodies)
 
     def commit_invalidations(self, f: FunctionBuilder, scratch: bc.Value, kind: str) -> None:
         """Emit: remember that an invalidating event happened."""
@@ -335,7 +335,7 @@ class Judge:
                 bodies[invalidator.pattern].append(
                     lambda n=number, o=invalidator.operation: self._invalidate(f, scratch, n, o)  # type: ignore[misc]
                 )
-        self._select(f, scratch, kind, bodies)
+        self._select(f, scratch, "identity" if kind == "exec" else kind, bodies)
 
     def _invalidate(self, f: FunctionBuilder, scratch: bc.Value, number: int, operation: Operation) -> None:
         skip = f.new_block("skip")
@@ -356,7 +356,7 @@ class Judge:
 
     def _fact(self, region: str, pattern: int) -> tuple[int, int]:
         """Return (offset in the scratch, mask) of a pattern's fact."""
-        index, mask = self.recognizers["exec" if region == "identity" else region].bit(pattern)
+        index, mask = self.recognizers[_kind_of(region)].bit(pattern)
         return facts_of(region) + 8 + 4 * index, mask
 
     @staticmethod
@@ -382,21 +382,22 @@ class Judge:
         body()
         f.start(skip)
 
-    def _select(self, f: FunctionBuilder, scratch: bc.Value, kind: str, bodies: Mapping[int, Sequence[Body]]) -> None:
-        """Emit: run the bodies of every pattern that the facts of a kind name."""
+    def _select(self, f: FunctionBuilder, scratch: bc.Value, region: str, bodies: Mapping[int, Sequence[Body]]) -> None:
+        """Emit: run the bodies of every pattern that the facts of a region name."""
         if not bodies:
             return
-        recognizer = self.recognizers[kind]
+        facts = facts_of(region)
+        recognizer = self.recognizers[_kind_of(region)]
         by_word: dict[int, list[tuple[int, Sequence[Body]]]] = defaultdict(list)
         for pattern, chosen in bodies.items():
             index, mask = recognizer.bit(pattern)
             by_word[index].append((mask, chosen))
         done = f.new_block("selected")
-        summary = f.load(scratch, recognizer.summary, name="summary")
+        summary = f.load(scratch, facts, name="summary")
         words = sum(1 << index for index in by_word)
         self._require(f, summary, "&", f.let(words, "words"), done)
         for index in sorted(by_word):
-            self._select_bits(f, scratch, recognizer.word(index), sorted(by_word[index], key=lambda item: item[0]))
+            self._select_bits(f, scratch, facts + 8 + 4 * index, sorted(by_word[index], key=lambda item: item[0]))
         f.jump(done)
         f.start(done)
 

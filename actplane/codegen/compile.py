@@ -217,9 +217,8 @@ class _Build:
     def _execs(self) -> None:
         if self._tier is not Tier.TRACE:
             self._deciding("bprm_check_security", execs.exec_check)
-        self._policy_hook(
-            "sched_process_exec", "tp_btf", _Code.of(execs.exec_commit(self._judge, "exec_commit")), kills=True
-        )
+        commit = execs.exec_commit(self._judge, "exec_commit", is_checked=self._tier is not Tier.TRACE)
+        self._policy_hook("sched_process_exec", "tp_btf", _Code.of(commit), kills=True)
 
     def _files(self) -> None:
         judge = self._judge

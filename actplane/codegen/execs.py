@@ -28,10 +28,12 @@ def exec_check(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     scratch = own_scratch(f, task, denied)
     bprm = argument(f, 0, "bprm")
     conclusion = f.new_block("conclusion")
-    _recognize(f, judge, scratch, state, bprm, conclusion)
-    judge.recognizers["exec"].keep_identity(f, scratch)
-    judge.add_source_labels(f, scratch, "exec")
-    judge.apply_transforms(f, scratch)
+    judge.begin(f, scratch, state, ("exec", "argument"))
+    called = f.load(bprm, field=kernel.BPRM_FILENAME, name="called")
+    interpreter = f.load(bprm, field=kernel.BPRM_INTERPRETER, name="interpreter")
+    with f.when(called, "!=", interpreter):  # A script has been judged; its interpreter follows.
+        judge.recognizers["exec"].restore_identity(f, scratch)
+    _recognize(f, judge, scratch, bprm, conclusion)
     f.call("argument_vector", scratch)
     f.call("walk_arguments", scratch)
     f.call("judge_exec", scratch, state)
@@ -40,14 +42,19 @@ def exec_check(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     f.ret(0)
     return (
         f.finish(),
-        *_shared(judge, is_prospective=True),
+        *_shared(judge),
         _argument_vector(),
         *report_functions(judge, can_deny=True, is_exec_check=True),
     )
 
 
-def exec_commit(judge: Judge, name: str) -> tuple[bc.Function, ...]:
-    """Return the program that runs when an exec has committed (sched_process_exec)."""
+def exec_commit(judge: Judge, name: str, *, is_checked: bool) -> tuple[bc.Function, ...]:
+    """
+    Return the program that runs when an exec has committed (sched_process_exec).
+
+    `is_checked`: `exec_check` has looked at it. It alone saw the file of a script, of which only the name
+    as called is left now, so what it recognised still counts.
+    """
     f = FunctionBuilder(name, ["context"])
     task, state = current_state(f, 0, judge.inbox_words)
     scratch = f.helper(
@@ -58,14 +65,10 @@ def exec_commit(judge: Judge, name: str) -> tuple[bc.Function, ...]:
         f.ret(0)
     bprm = argument(f, 2, "bprm")
     conclusion = f.new_block("conclusion")
-    _recognize(f, judge, scratch, state, bprm, conclusion)
-    judge.recognizers["exec"].keep_identity(f, scratch)
-    judge.add_source_labels(f, scratch, "exec")
-    judge.apply_transforms(f, scratch)
-    judge.replace_labels(f, scratch, state)
-    judge.commit_exec(f, scratch, state)
-    judge.commit_invalidations(f, scratch, "exec")
-
+    judge.begin(f, scratch, state, ("exec", "argument"))
+    if is_checked:
+        judge.recognizers["exec"].restore_identity(f, scratch)
+    _recognize(f, judge, scratch, bprm, conclusion)
     f.store(scratch, layout.SCRATCH_VECTOR, 0)
     mm = f.load(task, field=kernel.TASK_MM, name="mm")
     f.store(scratch, layout.SCRATCH_STRING, f.load(mm, field=kernel.MM_ARG_START))
@@ -77,10 +80,14 @@ def exec_commit(judge: Judge, name: str) -> tuple[bc.Function, ...]:
             refuse(f, scratch, layout.CAUSE_ARGUMENTS_UNREADABLE, conclusion)
     f.call("judge_exec", scratch, state)
     conclude(f, scratch, layout.EVENT_EXEC_COMMITTED, conclusion, 0)
+    # Whoever was killed has passed no gate.
+    judge.replace_labels(f, scratch, state)
+    judge.commit_exec(f, scratch, state)
+    judge.commit_invalidations(f, scratch, "exec")
     f.ret(0)
     return (
         f.finish(),
-        *_shared(judge, is_prospective=False),
+        *_shared(judge),
         *report_functions(judge, can_deny=False, is_exec_check=False),
     )
 
@@ -89,9 +96,9 @@ def _denies_by_argument(judge: Judge) -> bool:
     return any(c.argument is not None and c.effect is not Effect.NOTIFY for c in judge.policy.clauses)
 
 
-def _shared(judge: Judge, *, is_prospective: bool) -> tuple[bc.Function, ...]:
+def _shared(judge: Judge) -> tuple[bc.Function, ...]:
     functions = [
-        judge.judge_function("judge_exec", [Operation.EXEC], is_prospective=is_prospective),
+        judge.judge_function("judge_exec", [Operation.EXEC]),
         *path_functions(),
         *judge.recognizers["exec"].functions(),
         _walk_arguments(judge),
@@ -102,16 +109,8 @@ def _shared(judge: Judge, *, is_prospective: bool) -> tuple[bc.Function, ...]:
     return tuple(functions)
 
 
-def _recognize(
-    f: FunctionBuilder,
-    judge: Judge,
-    scratch: bc.Value,
-    state: bc.Value,
-    bprm: bc.Value,
-    conclusion: str,
-) -> None:
-    """Emit: facts of the executed file's path and of the name it was called by."""
-    judge.begin(f, scratch, state, ("exec", "argument"))
+def _recognize(f: FunctionBuilder, judge: Judge, scratch: bc.Value, bprm: bc.Value, conclusion: str) -> None:
+    """Emit: facts of the executed file's path and of the name it was called by, and the labels they give."""
     f.store(scratch, layout.SCRATCH_ACCESS, 0)
     file = f.load(bprm, field=kernel.BPRM_FILE, name="file")
     dentry = f.load(file, field=kernel.FILE_DENTRY, name="dentry")
@@ -133,6 +132,9 @@ def _recognize(
     target = f.load(scratch, layout.SCRATCH_TARGET, name="target")
     recognizer.begin(f, scratch)
     recognizer.walk(f, scratch, target, length)
+    recognizer.keep_identity(f, scratch)
+    judge.add_source_labels(f, scratch, "exec")
+    judge.apply_transforms(f, scratch)
 
 
 def _argument_vector() -> bc.Function:

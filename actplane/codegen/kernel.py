@@ -25,6 +25,7 @@ MM_ARG_END = KernelField("mm_struct", "arg_end")
 MM_EXE_FILE = KernelField("mm_struct", "exe_file")
 
 BPRM_FILE = KernelField("linux_binprm", "file")
+BPRM_INTERPRETER = KernelField("linux_binprm", "interp")
 BPRM_FILENAME = KernelField("linux_binprm", "filename")
 BPRM_ARGC = KernelField("linux_binprm", "argc")
 

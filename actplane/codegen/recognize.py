@@ -128,13 +128,19 @@ class Recognizer:
 
     def keep_identity(self, f: FunctionBuilder, scratch: bc.Value) -> None:
         """Emit: copy the facts so far to the region `identity`."""
-        to = facts_of("identity")
-        summary = f.load(scratch, self.summary, name="summary")
+        self._copy(f, scratch, self.summary, facts_of("identity"))
+
+    def restore_identity(self, f: FunctionBuilder, scratch: bc.Value) -> None:
+        """Emit: the facts are those that were kept."""
+        self._copy(f, scratch, facts_of("identity"), self.summary)
+
+    def _copy(self, f: FunctionBuilder, scratch: bc.Value, source: int, to: int) -> None:
+        summary = f.load(scratch, source, name="summary")
+        either = f.op(summary, "|", f.load(scratch, to), "either")
         f.store(scratch, to, summary)
-        with f.when(summary, "!=", 0):
+        with f.when(either, "!=", 0):
             for index in range(self.words):
-                word = f.load(scratch, self.word(index), 4, "word")
-                f.store(scratch, to + 8 + 4 * index, word, 4)
+                f.store(scratch, to + 8 + 4 * index, f.load(scratch, source + 8 + 4 * index, 4), 4)
 
     def clear(self, f: FunctionBuilder, scratch: bc.Value) -> None:
         """Emit: forget the facts of the event before."""
