@@ -170,7 +170,7 @@ def _check_function(program: Program, name: str, profile: KernelProfile) -> None
         refuse("attach", -1, f"the kernel function {name} cannot be traced")
     if target in (AttachType.BPF_TRACE_FEXIT, AttachType.BPF_MODIFY_RETURN) and name in _NEVER_RETURN:
         refuse("attach", -1, f"the kernel function {name} never returns")
-    is_test = name.startswith(("bpf_modify_return_test", "bpf_fentry_test"))
+    is_test = name.startswith(("bpf_modify_return_test", "bpf_fentry_test", "update_socket_protocol"))
     if target is AttachType.BPF_MODIFY_RETURN and not is_test and not name.startswith("security_"):
         refuse("attach", -1, f"the return value of the kernel function {name} cannot be modified")
     # Where the kernel is built with error injection, system calls may be traced by programs that sleep.
