@@ -9,6 +9,7 @@ import errno
 import os
 import select
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -49,6 +50,23 @@ def own_directory(mountinfo: str | None = None, membership: str | None = None) -
     )
 
 
+def session_name(pid: int, suffix: str) -> str:
+    """Return the name of the cgroup of the session that process `pid` supervises."""
+    return f"actplane-{pid}-{suffix}"
+
+
+def sweep(parent: Path) -> None:
+    """
+    Remove what a supervisor left behind that was killed before its session had a guard: an empty cgroup
+    with its name. One that still has processes stays.
+    """
+    for path in parent.glob("actplane-*-*"):
+        pid = path.name.split("-")[1]
+        if pid.isdigit() and not Path("/proc", pid).exists():
+            with suppress(OSError):
+                path.rmdir()
+
+
 class SessionCgroup:
     """A cgroup of its own below that of the supervisor, so that limits set on it still hold."""
 
@@ -69,7 +87,9 @@ class SessionCgroup:
     @classmethod
     def create(cls, name: str) -> SessionCgroup:
         """Create the cgroup `name` beside this process. Raises NoCgroup, UnsupportedFeature. Since: 5.14."""
-        return cls(own_directory() / name)
+        parent = own_directory()
+        sweep(parent)
+        return cls(parent / name)
 
     def processes(self) -> list[int]:
         """Return the processes in the cgroup and those below it, zombies left out."""

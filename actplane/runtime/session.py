@@ -22,7 +22,7 @@ from actplane.ir.policy import Policy
 from actplane.loader.btf import Btf
 from actplane.loader.features import Features
 from actplane.runtime import tiers
-from actplane.runtime.cgroup import SessionCgroup
+from actplane.runtime.cgroup import SessionCgroup, session_name
 from actplane.runtime.engine import Engine, mirror
 from actplane.runtime.events import EventReader
 from actplane.runtime.guard import Guard
@@ -92,13 +92,14 @@ def run(plan: Plan, environment: Mapping[str, str]) -> Ending:
     user = None if plan.run_as_root else invoking_user(environment)
     btf = kernel_types()
     compiled, weakened = compile_for_kernel(plan, btf)
-    session = f"{os.getpid()}-{os.urandom(3).hex()}"
+    suffix = os.urandom(3).hex()
+    session = f"{os.getpid()}-{suffix}"
     with ExitStack() as stack:
         reporter = stack.enter_context(Reporter(plan.events, plan.feedback, user))
         reporter.start(EventReader(compiled.policy, compiled.tier, session))
         engine = stack.enter_context(Engine.load(compiled, btf, mirror(btf) if plan.use_mirror else None))
         signals = stack.enter_context(blocked_signals())
-        cgroup = stack.enter_context(SessionCgroup.create(f"actplane-{session}"))
+        cgroup = stack.enter_context(SessionCgroup.create(session_name(os.getpid(), suffix)))
         variables = {**environment, **_variables(plan, session, compiled.tier)}
         if user is not None:
             variables.update(home_variables(user, environment))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from actplane.runtime.cgroup import NoCgroup, own_directory
+from actplane.runtime.cgroup import NoCgroup, own_directory, session_name, sweep
 from tests.kernel.supervised import left_behind
 
 SUPERVISED = [sys.executable, str(Path(__file__).with_name("supervised.py"))]
@@ -35,8 +35,9 @@ def nothing_left() -> Iterator[None]:
         own_directory()
     except NoCgroup:
         pytest.skip("needs cgroup2: none is mounted")
+    before = set(left_behind())
     yield
-    wait_for(lambda: not left_behind(), "the session's cgroup to be removed")
+    wait_for(lambda: set(left_behind()) <= before, "the session's cgroup to be removed")
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
@@ -139,6 +140,21 @@ def test_nothing_runs_before_the_release(tmp_path: Path) -> None:
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the process to end")
     assert not proof.exists()
     os.rmdir(cgroup)
+
+
+def test_what_a_killed_supervisor_left_is_swept_up() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    stale = own_directory() / session_name(gone.pid, "stale")
+    living = own_directory() / session_name(os.getpid(), "living")
+    stale.mkdir()
+    living.mkdir()
+    try:
+        sweep(own_directory())
+        assert not stale.exists()
+        assert living.exists()
+    finally:
+        living.rmdir()
 
 
 def test_sudo_is_undone_for_the_command() -> None:

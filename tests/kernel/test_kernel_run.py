@@ -76,9 +76,10 @@ def require(wanted: Tier, features: Features) -> None:
 @pytest.fixture(autouse=True)
 def nothing_left(tier: Tier) -> Iterator[None]:
     """A session leaves no cgroup and no process behind."""
+    before = set(left_behind())
     yield
     deadline = time.monotonic() + 20
-    while left_behind():
+    while not set(left_behind()) <= before:
         assert time.monotonic() < deadline, "a session's cgroup was left behind"
         time.sleep(0.05)
 
