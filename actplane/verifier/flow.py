@@ -67,9 +67,7 @@ class Code:
         self.prune: set[int] = set()
         self.checkpoint: set[int] = set()
         self.callback_calls: set[int] = set()
-        self.callbacks: set[int] = set()
         self.iter_next: set[int] = set()
-        self.iter_calls: set[int] = set()
         self._mark()
         self._check_reachable(has_back_edges)
         self.live = self._find_live()
@@ -137,8 +135,9 @@ class Code:
                     self.checkpoint.add(slot)
             elif code == CALL:
                 self._mark_call(slot, insn)
-            elif code == LD_IMM64 and insn.src == PSEUDO_FUNC:
-                self.callbacks.add(slot + 1 + insn.imm)
+            target = called_function(slot, insn)
+            if target is not None:
+                self.prune.add(target)
 
     def _mark_call(self, slot: int, insn: Insn) -> None:
         if insn.src == PSEUDO_CALL:

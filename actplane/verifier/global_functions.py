@@ -205,7 +205,13 @@ def _check_argument(v: Engine, state: State, call: Call, reg: int, value: Value,
         from actplane.verifier.helper_table import Arg
 
         dynptrs.check_argument(v, state, call, reg, value, Arg("dynptr", False, ""))
-    elif value.kind is not Kind.BTF_ID or (value.flags & Flag.NULL and not parameter.is_nullable):
+    elif kind == "untrusted":
+        return
+    elif (
+        value.kind is not Kind.BTF_ID
+        or value.flags & Flag.UNTRUSTED
+        or (value.flags & Flag.NULL and not parameter.is_nullable)
+    ):
         refuse("argument-type", slot, f"r{reg} is {value.type_name}, {call.name} takes a trusted pointer", reg)
 
 

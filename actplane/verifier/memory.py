@@ -11,7 +11,7 @@ from actplane.asm.insn import Insn
 from actplane.asm.uapi import MapType, ProgType
 from actplane.verifier import btf_access, context, stack, tnum
 from actplane.verifier.flow import LDX, ST
-from actplane.verifier.maps import MapFacts
+from actplane.verifier.maps import MapFacts, SpecialField
 from actplane.verifier.refusals import refuse
 from actplane.verifier.scalar import S64_MIN, Range, between_signed, constant, sign_extend, truncate
 from actplane.verifier.scalar import UNKNOWN as UNKNOWN_RANGE
@@ -379,9 +379,7 @@ def _access_map_value(
         if kptr is not None:
             from actplane.verifier import kptrs
 
-            return kptrs.access(
-                v, state, slot, reg, base, kptr, off, size, is_write=is_write, value=value, is_atomic=is_atomic
-            )
+            return kptrs.access(v, state, slot, reg, base, kptr, is_write=is_write, value=value, is_atomic=is_atomic)
     if not is_write and facts.spec.is_frozen and base.var.is_const and not facts.can_write():
         constant_value = _frozen_value(facts, off + base.var.value, size)
         if constant_value is not None:
@@ -391,7 +389,7 @@ def _access_map_value(
 
 def check_special_fields(
     v: Engine, slot: int, reg: int, base: Pointer, off: int, size: int, *, is_direct: bool
-) -> object | None:
+) -> SpecialField | None:
     """Refuse an access that touches a lock, a timer and so on; return the kptr field it touches, if any."""
     facts = base.map
     assert facts is not None
