@@ -32,6 +32,7 @@ Handler = Callable[[State], int]
 END: Final = -1
 
 MAX_PENDING: Final = 8192
+_MAX_ROUNDS: Final = 64
 
 STRICT_ALIGNMENT: Final = 1
 ANY_ALIGNMENT: Final = 2
@@ -97,6 +98,9 @@ class Engine:
         self._is_jump = bytearray(1 if insn is not None and insn.code & 7 in (JMP, JMP32) else 0 for insn in code.at)
         self._pending: list[State] = []
         self._kept: dict[int, list[Checkpoint]] = {}
+        self._numbers = 0
+        self._open_loops: list[Checkpoint] = []
+        self._back_edges: list[tuple[Checkpoint, State]] = []
         self._jumps_at_checkpoint = 0
         self._insns_at_checkpoint = 0
         self.state = State()
@@ -137,6 +141,8 @@ class Engine:
         """Walk every path from a state. Raises Refused."""
         self.state = state = initial
         self._kept.clear()
+        self._open_loops.clear()
+        self._back_edges.clear()
         code, handlers = self.code, self._handlers
         prune, is_jump, limit = code.prune, self._is_jump, self.options.max_insns
         while True:
@@ -182,6 +188,8 @@ class Engine:
             if checkpoint.branches:
                 break
             checkpoint = checkpoint.parent
+        if self._back_edges:
+            self._close_loops()
         return self._pending.pop() if self._pending else None
 
     def _is_covered(self, state: State) -> bool:
@@ -205,10 +213,10 @@ class Engine:
                 if outcome is None and not is_forced and self._is_recent():
                     wants_new = False
             else:
-                entry = _open_loop_entry(old)
-                if states_equal(self, old, state, RANGE_WITHIN if entry is not None else NOT_EXACT):
-                    if entry is not None:
-                        _enter_loop(state, entry)
+                is_complete = old.number < self._first_open_loop()
+                if states_equal(self, old, state, NOT_EXACT if is_complete else RANGE_WITHIN):
+                    if not is_complete:
+                        self._back_edges.append((old, state.copy()))
                     return self._accept_cover(old, state)
             if wants_new:
                 old.misses += 1
@@ -235,16 +243,16 @@ class Engine:
         code = self.code
         if slot in code.iter_next:
             if states_equal(self, old, state, RANGE_WITHIN) and _iterator_advanced(old.state, state):
-                _enter_loop(state, old)
+                self._enter_loop(old, state)
                 return True
             return False
         if slot in code.checkpoint and code.at[slot] is not None and code.at[slot].code == 0xE5:  # type: ignore[union-attr]
             if old.state.may_goto != state.may_goto and states_equal(self, old, state, RANGE_WITHIN):
-                _enter_loop(state, old)
+                self._enter_loop(old, state)
                 return True
         elif slot in code.callback_calls:
             if states_equal(self, old, state, RANGE_WITHIN):
-                _enter_loop(state, old)
+                self._enter_loop(old, state)
                 return True
             return False
         if any(one.is_async for one in state.frames) and not old.state.frames[-1].is_async:
@@ -257,18 +265,46 @@ class Engine:
 
     def _accept_cover(self, old: Checkpoint, state: State) -> bool:
         old.hits += 1
-        self._propagate_reads(old, state)
-        if self.tracks_precision:
-            precision.propagate(self, old, state)
+        self._propagate(old, state)
         return True
 
-    def _propagate_reads(self, old: Checkpoint, state: State) -> None:
-        written = state.written
+    def _propagate(self, old: Checkpoint, state: State) -> bool:
+        """What mattered after a checkpoint matters to the path that it covers. True if that is news."""
+        has_changed = False
         for frame, mask in enumerate(old.read):
             while mask:
                 low = mask & -mask
                 mask ^= low
-                pruning.mark_read(state, written, frame, low.bit_length() - 1)
+                has_changed |= pruning.mark_read(state, state.written, frame, low.bit_length() - 1)
+        if self.tracks_precision:
+            has_changed |= precision.propagate(self, old, state)
+        return has_changed
+
+    def _first_open_loop(self) -> int:
+        """
+        The number of the oldest checkpoint that a loop came back to and that still has open paths. What
+        checkpoints after it have collected is not complete yet.
+        """
+        loops = self._open_loops
+        while loops and not loops[0].branches:
+            loops.pop(0)
+        return loops[0].number if loops else self._numbers + 1
+
+    def _enter_loop(self, entry: Checkpoint, state: State) -> None:
+        """Note that a loop came back to an ancestor, and is at rest."""
+        if entry not in self._open_loops:
+            self._open_loops.append(entry)
+            self._open_loops.sort(key=lambda checkpoint: checkpoint.number)
+        self._back_edges.append((entry, state.copy()))
+
+    def _close_loops(self) -> None:
+        """All paths of the outermost loop are walked: carry what mattered around its back edges."""
+        if self._back_edges and self._first_open_loop() > self._numbers:
+            for _ in range(_MAX_ROUNDS):
+                changes = [self._propagate(entry, state) for entry, state in self._back_edges]
+                if not any(changes):
+                    break
+            self._back_edges.clear()
 
     def _keep(self, state: State, kept: list[Checkpoint]) -> None:
         slot = state.slot
@@ -281,7 +317,8 @@ class Engine:
                 after = state.frames[index + 1].call_slot + 1
                 live.append(self.code.live[after] & ~0x3F if after < self.code.size else 0)
         checkpoint = Checkpoint(state.copy(), live, state.written[:])
-        checkpoint.loop_entry = state.loop_entry
+        self._numbers += 1
+        checkpoint.number = self._numbers
         kept.append(checkpoint)
         self.states_kept += 1
         self.peak_states = max(self.peak_states, self.states_kept)
@@ -320,23 +357,6 @@ def _iterator_advanced(old: State, state: State) -> bool:
             if slot.value.is_first and not twin.value.is_drained and slot.value.depth != twin.value.depth:
                 return True
     return False
-
-
-def _open_loop_entry(checkpoint: Checkpoint) -> Checkpoint | None:
-    entry = checkpoint.loop_entry
-    while entry is not None and not entry.branches and entry.loop_entry is not entry:
-        entry = entry.loop_entry
-    return entry if entry is not None and entry.branches else None
-
-
-def _enter_loop(state: State, entry: Checkpoint) -> None:
-    """Note on the way back to an ancestor that these checkpoints are part of a loop still open."""
-    checkpoint = state.parent
-    while checkpoint is not None and checkpoint is not entry:
-        if checkpoint.loop_entry is None or not checkpoint.loop_entry.branches:
-            checkpoint.loop_entry = entry
-        checkpoint = checkpoint.parent
-    entry.loop_entry = entry if entry.loop_entry is None else entry.loop_entry
 
 
 GPL_COMPATIBLE: Final = frozenset(

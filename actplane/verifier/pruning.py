@@ -46,8 +46,8 @@ class Checkpoint:
         "branches",
         "hits",
         "live",
-        "loop_entry",
         "misses",
+        "number",
         "parent",
         "precise_regs",
         "precise_slots",
@@ -72,22 +72,29 @@ class Checkpoint:
         self.precise_slots = [0] * depth
         self.hits = 0
         self.misses = 0
-        self.loop_entry: Checkpoint | None = None
+        self.number = 0
+        """How many checkpoints were kept before this one, and one more."""
 
 
-def mark_read(state: State, written: list[int], frame: int, index: int) -> None:
-    """Note that a stack slot was read, in every checkpoint back to where it was last written."""
+def mark_read(state: State, written: list[int], frame: int, index: int) -> bool:
+    """
+    Note that a stack slot was read, in every checkpoint back to where it was last written. True if any
+    of them did not know.
+    """
     bit = 1 << index
     if written[frame] & bit:
-        return
+        return False
+    is_news = False
     checkpoint = state.parent
     while checkpoint is not None and frame < len(checkpoint.read):
         if checkpoint.read[frame] & bit:
-            return
+            break
         checkpoint.read[frame] |= bit
+        is_news = True
         if checkpoint.written[frame] & bit:
-            return
+            break
         checkpoint = checkpoint.parent
+    return is_news
 
 
 class IdMap:

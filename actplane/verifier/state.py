@@ -162,7 +162,6 @@ class State:
         "in_sleepable",
         "irq_id",
         "locks",
-        "loop_entry",
         "may_goto",
         "parent",
         "preempt_off",
@@ -189,7 +188,6 @@ class State:
         self.slot = 0
         self.parent: Any = None
         self.trace: Trace | None = None
-        self.loop_entry: Any = None
         self.steps: Any = None
         """The branches taken since the start, newest first: (slot, text, older)."""
         self.speculative = False
@@ -210,7 +208,6 @@ class State:
         twin.slot = self.slot
         twin.parent = self.parent
         twin.trace = self.trace
-        twin.loop_entry = self.loop_entry
         twin.steps = self.steps
         twin.speculative = self.speculative
         twin.written = self.written[:]
