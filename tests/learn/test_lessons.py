@@ -102,9 +102,8 @@ def install_command(folder: Path) -> None:
     """Put an `actplane` that is this tree's into the folder's bin."""
     script = folder / "bin" / "actplane"
     script.parent.mkdir()
-    script.write_text(
-        f'#!/bin/sh\nexec "{sys.executable}" -c "import actplane.cli, sys; sys.exit(actplane.cli.main())" "$@"\n'
-    )
+    code = f"import sys; sys.path.insert(0, {str(FOLDER.parents[1])!r}); import actplane.cli; sys.exit(actplane.cli.main())"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$@"\n')
     script.chmod(0o755)
 
 
