@@ -102,7 +102,8 @@ def install_command(folder: Path) -> None:
     """Put an `actplane` that is this tree's into the folder's bin."""
     script = folder / "bin" / "actplane"
     script.parent.mkdir()
-    code = f"import sys; sys.path.insert(0, {str(FOLDER.parents[1])!r}); import actplane.cli; sys.exit(actplane.cli.main())"
+    here = f"import sys; sys.path.insert(0, {str(FOLDER.parents[1])!r})"
+    code = f"{here}; import actplane.cli; sys.exit(actplane.cli.main())"
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{code}" "$@"\n')
     script.chmod(0o755)
 
