@@ -62,6 +62,7 @@ def test_not_root(monkeypatch: pytest.MonkeyPatch, run: Callable[..., tuple[int,
 
 def test_no_btf(monkeypatch: pytest.MonkeyPatch, run: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
     monkeypatch.setattr(btf_module, "VMLINUX_PATH", tmp_path / "vmlinux")
+    btf_module.Btf.vmlinux.cache_clear()  # Another test may have read it.
     status, said = run()
     assert status == Exit.NO_BTF
     assert "actplane: no BTF: " in said

@@ -131,13 +131,17 @@ def main() -> int:
         if case.agrees:
             continue
         refusal = case.report.refusal
-        causes[f"mirror refuses: {refusal.id}" if refusal else f"mirror accepts, kernel errno {case.verdict.errno}"] += 1
+        causes[
+            f"mirror refuses: {refusal.id}" if refusal else f"mirror accepts, kernel errno {case.verdict.errno}"
+        ] += 1
         if shown < options.show:
             shown += 1
             _show(case)
     for name in sorted({key[0] for key in table}):
         row = [table[name, kernel, mirror] for kernel in (True, False) for mirror in (True, False)]
-        print(f"{name:34} both accept {row[0]:6}  kernel only {row[1]:4}  mirror only {row[2]:4}  both refuse {row[3]:6}")
+        print(
+            f"{name:34} both accept {row[0]:6}  kernel only {row[1]:4}  mirror only {row[2]:4}  both refuse {row[3]:6}"
+        )
     for cause, count in causes.most_common(20):
         print(f"{count:6}  {cause}")
     for who, seconds in (("mirror", mirror_seconds), ("kernel", kernel_seconds)):
