@@ -102,6 +102,7 @@ class _Assembler:
         self._map: MapHeader | None = None
         self._constants: dict[str, int] = {}
         self._known: dict[str, Insn] = {}
+        self._known_codes: dict[str, Insn] = {}
         self._is_listing = _CODED.search(source.text) is not None
         self._by_slot: dict[int, Insn] = {}
         self._tables = (table(True), table(False))
@@ -111,7 +112,7 @@ class _Assembler:
         for line in self.source.text.split("\n"):
             known = self._known.get(line)
             if known is not None:
-                self._repeat(known, line, at)
+                self._items.append(self._again(known, at + len(line) - len(line.lstrip())))
             elif line and not line.isspace():
                 self._line(line, at)
             at += len(line) + 1
@@ -121,12 +122,11 @@ class _Assembler:
             raise AssembleError(sorted(self.problems, key=lambda problem: problem.span.start if problem.span else 0))
         return Object(tuple(self._maps), tuple(self._programs))
 
-    def _repeat(self, insn: Insn, line: str, at: int) -> None:
-        """A line that stood before, without a label: the same instruction in another place."""
-        start = at + len(line) - len(line.lstrip())
+    def _again(self, insn: Insn, start: int) -> Insn:
+        """What stood before in the same words: the same instruction in another place."""
         length = 0 if insn.span is None else insn.span.end - insn.span.start
         span = Span(self.source, start, start + length)
-        self._items.append(Insn(insn.code, insn.dst, insn.src, insn.off, insn.imm, insn.symbol, span))
+        return Insn(insn.code, insn.dst, insn.src, insn.off, insn.imm, insn.symbol, span)
 
     def _error(self, start: int, end: int, message: str, hint: str = "") -> None:
         self.problems.append(Diagnostic(self.source.span(start, max(end, start + 1)), message, hint))
@@ -234,20 +234,30 @@ class _Assembler:
 
     def _listed(self, found: re.Match[str], line: str, at: int) -> None:
         """A line of a verifier log or of bpftool."""
-        slot, number = int(found["slot"]), int(found["code"], 16)
+        slot, words = int(found["slot"]), line[found.start("code") :]
+        known = self._known_codes.get(words)
+        if known is not None:
+            insn = self._again(known, at + found.end())
+        else:
+            insn = self._known_codes[words] = self._coded(found, line, at)
+        before = self._by_slot.setdefault(slot, insn)
+        if before is not insn and before != insn:
+            raise StatementError(f"slot {slot} was `{before}` before", found.end(), len(line))
+
+    def _coded(self, found: re.Match[str], line: str, at: int) -> Insn:
+        number = int(found["code"], 16)
         text = _without_annotation(_without_state(line.partition(";")[0].rstrip()))
         insn, first, last = self._statement(text, found.end(), number)
         if number == LD_IMM64:
             insn = _with_map(insn, line[last:])
         if insn.code != number:
             raise StatementError(f"the code beside it is {number:#04x}: `{insn}` has {insn.code:#04x}", first, last)
-        insn = self._placed(insn, at + first, at + last)
-        if self._by_slot.setdefault(slot, insn) != insn:
-            raise StatementError(f"slot {slot} was `{self._by_slot[slot]}` before", first, last)
+        return self._placed(insn, at + first, at + last)
 
     def _end_listing(self) -> None:
         expected = 0
-        for slot, insn in sorted(self._by_slot.items()):
+        for slot in sorted(self._by_slot):
+            insn = self._by_slot[slot]
             if slot != expected and insn.span is not None:
                 last = slot - 1
                 missing = f"slot {expected}" if last == expected else f"slots {expected} to {last}"
