@@ -260,7 +260,7 @@ def _compile_binary(v: Engine, slot: int, insn: Insn) -> Handler:
                 result = arith.apply(op, is_wide, left.range, right.range)
             if keeps_link and left.id and not result.is_const:
                 regs[dst] = _linked_sum(v, left, right.range, result, is_wide, op)
-            elif may_fork and left.range.smin == -1 and left.range.smax == 0:
+            elif may_fork and _is_spread_sign(left.range, is_wide):
                 # An arithmetic shift has spread the sign: all ones or nothing. Each is walked alone.
                 other = v.push(state, following, f"r{dst} was 0", slot)
                 other.frames[-1].regs[dst] = scalar(arith.apply(op, is_wide, constant(0), right.range))
@@ -279,6 +279,11 @@ def _refusal(id_: str, slot: int, claim: str) -> Handler:
         refuse(id_, slot, claim)
 
     return handler
+
+
+def _is_spread_sign(r: Range, is_wide: bool) -> bool:
+    """Whether a number is all ones or 0, as an arithmetic shift by the width less one leaves it."""
+    return (r.smin, r.smax) == (-1, 0) if is_wide else (r.s32min, r.s32max) == (-1, 0)
 
 
 def _linked_sum(v: Engine, left: Scalar, added: Range, result: Range, is_wide: bool, op: int) -> Scalar:

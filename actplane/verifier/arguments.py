@@ -167,6 +167,8 @@ _MEM_TEXT: Final = "fp, pkt, pkt_meta, map_key, map_value, mem, ringbuf_mem, buf
 
 def _memory(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     pointer = _pointer(call, reg, value, _MEMORY, _MEM_TEXT, nullable=arg.is_nullable)
+    if call.name == "bpf_dynptr_from_mem" and pointer.kind is not Kind.MAP_VALUE:
+        refuse("dynptr", call.slot, f"r{reg} is {pointer.type_name}: a dynptr can be made of a map value only", reg)
     if pointer.flags & Flag.RDONLY and arg.kind != "mem":
         wrong_type(call, reg, value, _MEM_TEXT)
     if pointer.kind is Kind.BTF_ID:

@@ -70,7 +70,7 @@ def destroy(v: Engine, state: State, slot: int, frame: Frame, index: int) -> Non
     """Part of a dynptr is overwritten: it is gone, which is allowed if it holds no reference."""
     kept = frame.stack[index]
     held: DynptrSlot = kept.value
-    if held.ref and not _has_clone(state, frame, index, held):
+    if held.ref and not (v.profile.at_least(7, 1) and _has_clone(state, held)):
         refuse("dynptr", slot, "a dynptr that holds a reference is overwritten")
     other = index - 1 if held.is_first else index + 1
     for at in (index, other):
@@ -78,7 +78,7 @@ def destroy(v: Engine, state: State, slot: int, frame: Frame, index: int) -> Non
     _forget_slices(state, held.id)
 
 
-def _has_clone(state: State, frame: Frame, index: int, held: DynptrSlot) -> bool:
+def _has_clone(state: State, held: DynptrSlot) -> bool:
     for one in state.frames:
         for _i, slot in one.stack.items():
             if slot.kinds[0] != DYNPTR or slot.value.ref != held.ref or slot.value.id == held.id:

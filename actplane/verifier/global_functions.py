@@ -8,11 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from actplane.asm.insn import Kfunc
 from actplane.verifier import arguments
 from actplane.verifier.arguments import Call
 from actplane.verifier.btf_walk import bare, is_number, is_struct, pointee, size_of
 from actplane.verifier.flow import CALL, HELPER_CALL, called_function
-from actplane.verifier.helper_table import CHANGES_PACKET
+from actplane.verifier.helper_table import CHANGES_PACKET, SLEEPS
+from actplane.verifier.kfunc_table import kernel_functions
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import Frame, State
 from actplane.verifier.types import BtfKind, TypeProvider
@@ -66,6 +68,7 @@ class GlobalFunction:
     parameters: tuple[Parameter, ...]
     problem: str
     changes_packet: bool
+    may_sleep: bool
 
 
 def prepare(v: Engine) -> None:
@@ -93,7 +96,7 @@ def _describe(v: Engine, types: TypeProvider, type_id: int, start: int) -> Globa
     returned = bare(types, proto.target)
     if returned is not None and not is_number(returned):
         problem = f"{function.name}() does not return a number"
-    if returned is None and not v.profile.at_least(6, 9):
+    if returned is None and not v.profile.at_least(7, 1):
         problem = f"{function.name}() returns nothing, which global functions may not"
     if len(proto.members) > MAX_ARGS:
         problem = f"{function.name}() has {len(proto.members)} arguments, {MAX_ARGS} are allowed"
@@ -104,7 +107,7 @@ def _describe(v: Engine, types: TypeProvider, type_id: int, start: int) -> Globa
             problem = problem or f"argument {index} of {function.name}() {parameter}"
             break
         parameters.append(parameter)
-    return GlobalFunction(function.name, start, tuple(parameters), problem, _changes_packet(v, start))
+    return GlobalFunction(function.name, start, tuple(parameters), problem, *_effects(v, start))
 
 
 def _parameter(v: Engine, types: TypeProvider, type_id: int, tags: set[str]) -> Parameter | str:
@@ -142,7 +145,9 @@ def _trusted(v: Engine, name: str, is_nullable: bool, is_untrusted: bool) -> Par
     return Parameter("untrusted" if is_untrusted else "trusted", 0, is_nullable, type_id)
 
 
-def _changes_packet(v: Engine, start: int) -> bool:
+def _effects(v: Engine, start: int) -> tuple[bool, bool]:
+    """Return whether a function, or one that it calls, may change the packet, and whether it may sleep."""
+    changes = sleeps = False
     seen: set[int] = set()
     work = [start]
     while work:
@@ -156,18 +161,24 @@ def _changes_packet(v: Engine, start: int) -> bool:
             insn = v.code.at[slot]
             if insn is None:
                 continue
-            if insn.code == CALL and insn.src == HELPER_CALL and insn.imm in CHANGES_PACKET:
-                return True
+            if insn.code == CALL and insn.src == HELPER_CALL:
+                changes = changes or insn.imm in CHANGES_PACKET
+                sleeps = sleeps or insn.imm in SLEEPS
+            elif isinstance(insn.symbol, Kfunc):
+                kfunc = kernel_functions().get(insn.symbol.name)
+                sleeps = sleeps or (kfunc is not None and "sleep" in kfunc.flags)
             target = called_function(slot, insn)
             if target is not None:
                 work.append(target)
-    return False
+    return changes, sleeps
 
 
 def check_call(v: Engine, state: State, slot: int, function: GlobalFunction) -> None:
     """Check the arguments of a call of a global function."""
     if function.problem:
         refuse("global-function", slot, function.problem)
+    if function.may_sleep and (not v.in_sleepable(state) or state.rcu_depth or state.preempt_off):
+        refuse("sleeping", slot, f"{function.name}() may sleep, which is not allowed here")
     regs = state.frames[-1].regs
     call = Call(-1, f"{function.name}()", slot)
     for reg, parameter in enumerate(function.parameters, start=1):

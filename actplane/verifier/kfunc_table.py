@@ -101,6 +101,24 @@ bpf_ct_set_timeout           net    trusted
 bpf_ct_change_timeout        net    trusted
 bpf_ct_set_status            net    trusted
 bpf_ct_change_status         net    trusted
+bpf_sock_addr_set_sun_path   addr
+bpf_get_dentry_xattr         lsm    sleep trusted
+bpf_get_file_xattr           lsm    sleep trusted
+bpf_set_dentry_xattr         lsm    sleep trusted
+bpf_remove_dentry_xattr      lsm    sleep trusted
+bpf_crypto_ctx_create        trace  acquire null sleep
+bpf_crypto_ctx_acquire       trace  acquire rcuarg null
+bpf_crypto_ctx_release       trace  release
+bpf_crypto_encrypt           net    rcuarg
+bpf_crypto_decrypt           net    rcuarg
+bpf_verify_pkcs7_signature   trace  sleep
+bpf_cpumask_populate         trace  rcuarg
+bpf_throw                    any    throw
+bpf_dynptr_from_skb          skb    dynptr
+bpf_dynptr_from_xdp          xdp    dynptr
+bpf_dynptr_slice             all    dynptr null
+bpf_dynptr_slice_rdwr        all    dynptr null
+bpf_dynptr_clone             all    dynptr
 bpf_dynptr_adjust            all    dynptr
 bpf_dynptr_is_null           all    dynptr
 bpf_dynptr_is_rdonly         all    dynptr
@@ -134,6 +152,7 @@ _CALLERS: Final = {
     "net": frozenset({"XDP", "SCHED_CLS"}),
     "tc": frozenset({"SCHED_CLS"}),
     "xdp": frozenset({"XDP"}),
+    "skb": frozenset({"SCHED_CLS", "SCHED_ACT", "CGROUP_SKB", "SOCKET_FILTER", "NETFILTER", "TRACING"}),
     "addr": frozenset({"CGROUP_SOCK_ADDR"}),
 }
 

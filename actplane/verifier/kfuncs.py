@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from actplane.asm.insn import Insn, Kfunc
-from actplane.verifier import arguments, iterators, refs
+from actplane.verifier import arguments, dynptrs, iterators, memory, refs
 from actplane.verifier.arguments import Call
 from actplane.verifier.btf_access import is_trusted, struct_name
 from actplane.verifier.btf_walk import bare, holds_struct, is_number, is_struct, pointee, size_of
@@ -95,6 +95,8 @@ def _call(v: Engine, state: State, slot: int, function: KernelFunction, proto: T
     regs = state.frames[-1].regs
     for index, member in enumerate(proto.members[:5]):
         _check_argument(v, state, call, index, proto.members, member, function)
+    if "throw" in function.flags:
+        return _throw(v, state, slot)
     if iterators.is_iterator(function):
         if "next" in function.flags:
             return iterators.advance(v, state, call, function, _returned(v, state, call, function, proto))
@@ -102,11 +104,54 @@ def _call(v: Engine, state: State, slot: int, function: KernelFunction, proto: T
     _sections(v, state, slot, name)
     if "release" in function.flags:
         _release(v, state, call)
-    first = regs[1]
-    second = regs[2]
+    first, second, third, fourth = regs[1:5]
     regs[0:6] = [None] * 6
+    if "new_dynptr" in call.extra:
+        _make_dynptr(v, state, call, third)
+    if "slice" in name:
+        regs[0] = _slice(v, state, call, fourth)
+        return slot + 1
     regs[0] = _result(v, state, call, function, proto, first, second)
     return slot + 1
+
+
+def _throw(v: Engine, state: State, slot: int) -> int:
+    """The program ends here: nothing may be held, and what is thrown is what it returns."""
+    if any(frame.callback is not None for frame in state.frames):
+        refuse("callback", slot, "bpf_throw is called from a callback")
+    refs.check_nothing_held(v, state, slot, "bpf_throw", is_exit=True)
+    from actplane.verifier.subprograms import check_thrown
+
+    check_thrown(v, state, slot)
+    return -1
+
+
+_DYNPTR_KINDS: Final = {"bpf_dynptr_from_skb": "skb", "bpf_dynptr_from_xdp": "xdp"}
+
+
+def _make_dynptr(v: Engine, state: State, call: Call, third: Value | None) -> None:
+    pointer, index, _ = call.extra["new_dynptr"]
+    kind = _DYNPTR_KINDS.get(call.name)
+    source = call.extra.get("cloned")
+    if kind is not None:
+        is_readonly = kind == "skb" and not memory.may_write_packet(v)
+        dynptrs.create(v, state, call.slot, pointer, index, kind, is_readonly=is_readonly)
+    elif source is not None:
+        dynptrs.create(v, state, call.slot, pointer, index, source.kind, ref=source.ref, is_readonly=source.is_readonly)
+
+
+def _slice(v: Engine, state: State, call: Call, size: Value | None) -> Value:
+    held = call.dynptr
+    if not isinstance(size, Scalar) or not size.range.is_const:
+        refuse("argument-constant", call.slot, f"r4 of {call.name} must be a known constant", 4)
+    is_writable = call.name.endswith("rdwr")
+    if is_writable and held.is_readonly:
+        refuse("dynptr", call.slot, "the dynptr can only be read")
+    flags = Flag.NULL | (0 if is_writable else Flag.RDONLY)
+    if held.kind in ("skb", "xdp"):
+        flags |= Flag.DYNPTR_SLICE
+    detail = ("slice", held.id)
+    return Pointer(Kind.MEM, flags=flags, size=size.range.value, id=v.new_id(), owner=held.ref, detail=detail)
 
 
 def _sections(v: Engine, state: State, slot: int, name: str) -> None:
@@ -210,9 +255,10 @@ def _check_pointer(
     reg = index + 1
     inner = types.type_at(target) if target else None
     if inner is not None and inner.name.startswith("bpf_dynptr"):
-        from actplane.verifier import dynptrs
-
-        dynptrs.check_argument(v, state, call, reg, value, Arg("dynptr", False, ""))
+        is_new = members[index].name.endswith("__uninit")
+        if call.dynptr is not None:
+            call.extra["cloned"] = call.dynptr
+        dynptrs.check_argument(v, state, call, reg, value, Arg("dynptr_new" if is_new else "dynptr", False, ""))
         return
     if value.kind is Kind.CTX and is_struct(inner):
         arguments.check_fixed(call, reg, value)
@@ -264,6 +310,8 @@ def _check_struct(v: Engine, call: Call, reg: int, value: Pointer, target: int, 
     wants_trust = function.flags & {"trusted", "rcuarg"} or v.profile.at_least(7, 0)
     if wants_trust and not is_trusted(value) and not under_rcu:
         refuse("untrusted-pointer", call.slot, f"r{reg} of {call.name} must be referenced or trusted", reg)
+    if name == "__sk_buff" and struct_name(value) == "sk_buff":
+        return
     if value.types is None or not holds_struct(value.types, value.type_id, value.off, types, target):
         claim = f"r{reg} of {call.name} points at struct {struct_name(value)}, expected {name}"
         refuse("argument-type", call.slot, claim, reg)

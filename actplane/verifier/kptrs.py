@@ -89,6 +89,8 @@ def _check_match(
     is_percpu = bool(value.flags & Flag.PERCPU)
     if value.flags & bad or is_percpu != (field.what == "percpu_kptr") or bool(value.flags & Flag.ALLOC) != is_local:
         refuse("kptr-access", slot, f"r{reg}: {value.type_name} is stored in a kptr to struct {expected}", reg)
+    if not value.var.is_const or value.var.value:
+        refuse("kptr-access", slot, f"r{reg}: a pointer at an unknown offset is stored in a kptr", reg)
     if value.off and is_owned:
         refuse("kptr-access", slot, f"r{reg} must point at the start of struct {expected}", reg)
     if not holds_struct(value.types, value.type_id, value.off, types, type_id, is_strict=is_owned):

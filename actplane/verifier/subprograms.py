@@ -264,6 +264,20 @@ def check_return_value(v: Engine, state: State, slot: int) -> None:
         refuse("return-value", slot, f"r0 is {first} to {last}, this hook takes {low} to {high}", 0)
 
 
+def check_thrown(v: Engine, state: State, slot: int) -> None:
+    """Refuse an exception whose value the hook does not take, where no callback turns it into another."""
+    value = state.frames[-1].regs[1]
+    if v.subject.notes.get("has_exception_callback"):
+        return
+    wanted = attach.return_range(v.program, v.subject.attach, v.profile)
+    if wanted is None or not isinstance(value, Scalar):
+        return
+    low, high = wanted
+    if value.range.smin < low or value.range.smax > high:
+        claim = f"bpf_throw ends with {value.range.smin} to {value.range.smax}, this hook takes {low} to {high}"
+        refuse("return-value", slot, claim, 1)
+
+
 def entry_state(v: Engine) -> State:
     """Return the state in which a program starts."""
     state = State()
