@@ -640,3 +640,99 @@ output:
 
 def edges(record: bytes) -> tuple[int, bytes, bytes]:
     return len(record), record[:8], record[-8:]
+
+
+# Tracing helpers: raw tracepoint programs can be run on arguments of one's own.
+
+OUT = ".map out array key=4 value=64 max_entries=1\n"
+
+
+def run_traced(pair: Both, *arguments: int) -> tuple[tuple[int, bytes], tuple[int, bytes]]:
+    """Run on 64-bit arguments; return r0 and the content of the map `out`, of the kernel and of the machine."""
+    zero = bytes(64)
+    pair.maps["out"].update(bytes(4), zero)
+    pair.machine.maps["out"][0] = zero
+    kernel = pair.kernel["main"].test_run(ctx=struct.pack(f"<{len(arguments)}Q", *arguments)).retval
+    machine = pair.interpreted["main"].run(arguments=list(arguments)).value & 0xFFFFFFFF
+    written = pair.maps["out"].lookup(bytes(4))
+    assert written is not None
+    return (kernel, written), (machine, pair.machine.maps["out"][0])
+
+
+@pytest.mark.parametrize("helper", ["bpf_probe_read_kernel", "bpf_probe_read_kernel_str"])
+def test_reading_kernel_memory(both, helper: str) -> None:
+    """From the program's own stack, which is kernel memory as good as any; and from an address where nothing is."""
+    text = f"""
+{OUT}
+.prog main raw_tracepoint attach_to=sys_enter
+    r6 = r1
+    r2 = *(u64 *)(r6 +0)
+    *(u64 *)(r10 -24) = r2
+    r2 = *(u64 *)(r6 +8)
+    *(u64 *)(r10 -16) = r2
+    *(u64 *)(r10 -8) = 0             // whatever is read as a string ends here
+    r1 = map[out][0]
+    r2 = *(u64 *)(r6 +16)
+    r2 &= 31
+    r3 = r10
+    r3 += -24
+    r4 = *(u64 *)(r6 +24)
+    if r4 == 0 goto read
+    r3 = r4
+read:
+    call {helper}
+    exit
+"""
+    pair = both(text)
+    rng = random.Random(helper)
+    for _ in range(CASES):
+        content = bytes(rng.choice(b"abc\0\xff") if rng.random() < 0.3 else rng.randrange(1, 256) for _ in range(16))
+        size = rng.randrange(0, 25)
+        kernel, machine = run_traced(pair, *struct.unpack("<QQ", content), size, rng.choice((0, 0, 0, 0, 16, 1 << 63)))
+        assert machine == kernel, (content, size)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "%d|%u|%x",
+        "%5d|%-5d|%05d",
+        "%lld|%llu|%llx",
+        "%c%c%c",
+        "%X|%08x|%4x",
+        "%i %ld %lu",
+        "100%% %d",
+        "% d|%+d|%-3x",
+        "%px|%d|%i",
+    ],
+)
+def test_formatting_numbers(both, template: str) -> None:
+    text = f"""
+{OUT}
+.rodata template
+    .asciz "{template}"
+.prog main raw_tracepoint attach_to=sys_enter
+    r2 = *(u64 *)(r1 +0)
+    *(u64 *)(r10 -24) = r2
+    r2 = *(u64 *)(r1 +8)
+    *(u64 *)(r10 -16) = r2
+    r2 = *(u64 *)(r1 +16)
+    *(u64 *)(r10 -8) = r2
+    r1 = map[out][0]
+    r2 = 64
+    r3 = map[template][0]
+    r4 = r10
+    r4 += -24
+    r5 = {8 * template.replace("%%", "").count("%")}
+    call bpf_snprintf
+    exit
+"""
+    pair = both(text)
+    rng = random.Random(template)
+    numbers = (0, 1, 65, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 63, (1 << 64) - 1)
+    for _ in range(CASES // 4):
+        values = [rng.choice((*numbers, rng.getrandbits(64))) for _ in range(3)]
+        if "c" in template:
+            values = [rng.randrange(32, 127) for _ in range(3)]
+        kernel, machine = run_traced(pair, *values)
+        assert machine == kernel, values

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from actplane.asm.machine.arithmetic import to_signed
 from actplane.asm.machine.memory import Memory
 
-_SPECIFIER = re.compile(rb"%(?:%|([-+ #0]*)(\d*)(ll|l|)([diuxXcs])|p(?:[ks]|i4|I4|i6|I6|))")
+_SPECIFIER = re.compile(rb"%(?:%|([-+ 0]*)([1-9]\d*|)(ll|l|)([diuxXcs])|p(?:[KxsSB]|ks|us|i4|I4|i6|I6|))")
 _WIDTHS = {b"": 32, b"l": 64, b"ll": 64}
 
 
@@ -51,6 +51,8 @@ def _one(memory: Memory, match: re.Match[bytes], value: int) -> bytes:
             return ".".join(str(octet) for octet in memory.read(value, 4)).encode()
         if match[0] in (b"%pi6", b"%pI6"):
             return memory.read(value, 16).hex(":", 2).encode()
+        if match[0] in (b"%pks", b"%pus"):
+            return memory.read_string(value)
         return f"{value:016x}".encode()
     text = (flags + width).decode()
     if letter == b"s":

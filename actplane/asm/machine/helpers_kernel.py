@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 BPF_MAX_LOOPS = 8 << 20
 NS_PER_JIFFY = 4_000_000
 """One tick at CONFIG_HZ=250."""
+USER_ADDRESS_LIMIT = 1 << 47
+KERNEL_ADDRESS_START = 0xFFFF_8000_0000_0000
+"""x86-64 with page tables of four levels."""
 
 
 @helper(HelperId.bpf_ktime_get_ns, HelperId.bpf_ktime_get_boot_ns, HelperId.bpf_ktime_get_coarse_ns)
@@ -113,13 +116,27 @@ def send_signal(machine: Machine, signal: int) -> int:
 # Memory that a program may not touch directly.
 
 
-@helper(HelperId.bpf_probe_read, HelperId.bpf_probe_read_kernel, HelperId.bpf_probe_read_user)
-def probe_read(machine: Machine, destination: int, size: int, source: int) -> int:
+def _refuses_kernel_read(machine: Machine, address: int) -> bool:
+    """
+    Say whether reading kernel memory at an address gives -ERANGE: it belongs to user space, or is no address.
+
+    Source: copy_from_kernel_nofault_allowed() in arch/x86/mm/maccess.c.
+    """
+    is_user = address < USER_ADDRESS_LIMIT
+    is_kernel = address >= KERNEL_ADDRESS_START or machine.memory.region_at(address) is not None
+    return is_user or not is_kernel
+
+
+@helper(HelperId.bpf_probe_read_kernel)
+def probe_read_kernel(machine: Machine, destination: int, size: int, source: int) -> int:
+    if _refuses_kernel_read(machine, source):
+        machine.memory.write(destination, bytes(size & U32))
+        return -errno.ERANGE
     return _copy(machine, destination, size & U32, source)
 
 
-@helper(HelperId.bpf_copy_from_user)
-def copy_from_user(machine: Machine, destination: int, size: int, source: int) -> int:
+@helper(HelperId.bpf_probe_read, HelperId.bpf_probe_read_user, HelperId.bpf_copy_from_user)
+def probe_read(machine: Machine, destination: int, size: int, source: int) -> int:
     return _copy(machine, destination, size & U32, source)
 
 
@@ -132,6 +149,8 @@ def copy_from_user_task(machine: Machine, destination: int, size: int, source: i
 
 def _copy(machine: Machine, destination: int, size: int, source: int) -> int:
     """Copy, or fill with zeros what cannot be read: the program never sees what was there before."""
+    if size == 0:
+        return 0
     if not machine.memory.is_mapped(source, size):
         machine.memory.write(destination, bytes(size))
         return -errno.EFAULT
@@ -139,7 +158,15 @@ def _copy(machine: Machine, destination: int, size: int, source: int) -> int:
     return 0
 
 
-@helper(HelperId.bpf_probe_read_str, HelperId.bpf_probe_read_kernel_str, HelperId.bpf_probe_read_user_str)
+@helper(HelperId.bpf_probe_read_kernel_str)
+def probe_read_kernel_str(machine: Machine, destination: int, size: int, source: int) -> int:
+    if size & U32 and _refuses_kernel_read(machine, source):
+        machine.memory.write(destination, bytes(size & U32))
+        return -errno.ERANGE
+    return probe_read_str(machine, destination, size, source)
+
+
+@helper(HelperId.bpf_probe_read_str, HelperId.bpf_probe_read_user_str)
 def probe_read_str(machine: Machine, destination: int, size: int, source: int) -> int:
     size &= U32
     if size == 0:
