@@ -45,6 +45,7 @@ def _rules(form: Form) -> list:
     return [getattr(form, name) for name in FIELDS]
 
 
+@settings(deadline=None)
 @given(st.lists(instructions(), max_size=30))
 def test_streams_survive_bytes_layout_and_text(insns: list[Insn]) -> None:
     data = encode(insns)
@@ -78,6 +79,7 @@ def decoded(data: bytes) -> list[Insn] | None:
         return None
 
 
+@settings(deadline=None)
 @given(
     st.binary(min_size=8, max_size=8)
     | st.binary(min_size=15, max_size=15).map(lambda rest: bytes([LD_IMM64]) + rest)
@@ -111,7 +113,7 @@ def test_every_code_with_every_pair_of_registers_against_the_table() -> None:
     assert valid > 20_000
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(instructions(), st.sampled_from(FIELDS), st.integers(-(1 << 65), 1 << 65) | st.integers(-20, 300))
 def test_a_field_out_of_its_range_is_never_encoded(insn: Insn, name: str, value: int) -> None:
     values = {"dst": insn.dst, "src": insn.src, "off": insn.off, "imm": insn.imm, name: value}

@@ -60,6 +60,7 @@ def test_a_line_with_something_cut_out_or_put_in(insns: list, data: st.DataObjec
     survives(text[:start] + data.draw(st.sampled_from(("", *PIECES))) + text[end:])
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     try:
