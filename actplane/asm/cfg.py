@@ -172,16 +172,16 @@ def build_graph(program: Program | Iterable[Insn], functions: Mapping[int, str] 
     [(0, 2, (2, 1)), (2, 3, (2,)), (3, 4, ())]
     """
     if isinstance(program, Program):
-        insns, names = program.insns, dict(program.functions)
+        insns, names = program.insns, {0: program.name} | dict(program.functions)
     else:
-        insns, names = tuple(program), dict(functions or {})
+        insns, names = tuple(program), {0: ENTRY_NAME} | dict(functions or {})
     if not insns:
         raise FlowError(0, "no instructions: expected at least an exit")
     forms = tuple(form_of(insn) for insn in insns)
     slots = _Slots(insns)
     found = ((index, _target(insns, forms, index, slots)) for index in range(len(insns)))
     targets = {index: target for index, target in found if target is not None}
-    starts = {0: names.get(0, ENTRY_NAME)} | names
+    starts = dict(names)
     for index, target in targets.items():
         if forms[index].kind in _NAMES_FUNCTION:
             starts.setdefault(target, f"f{target}")
