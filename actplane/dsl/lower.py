@@ -233,7 +233,8 @@ class Lowering:
         alternatives = globs.expand(string.raw)
         names = [globs.name_of(items) for items in alternatives]
         if all(name is not None or not items for name, items in zip(names, alternatives, strict=True)):
-            regexes = [globs.NOTHING if name is None else globs.items_regex(name, is_path=True) for name in names]
+            # A star alone is every name; in a name it stays in it.
+            regexes = [globs.NOTHING if n is None else globs.items_regex(n, is_path=len(n) > 1) for n in names]
             return PatternKind.NAME, globs.union(regexes)
         if any(name is not None for name in names):
             raise globs.GlobError(
