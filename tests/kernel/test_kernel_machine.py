@@ -222,6 +222,52 @@ def test_whole_random_programs_give_what_the_kernel_gives(forms: dict[str, list[
         assert Machine().load(program).run(packet=packet).value & 0xFFFFFFFF == expected, listing(program)
 
 
+CALLING = """
+.prog calling xdp
+{prologue}
+    *(u64 *)(r10 -72) = 3             // rounds left
+again:
+    call work
+    r2 = r6
+    r3 = r7
+    r4 = r8
+    r5 = r9
+    r1 = *(u64 *)(r10 -72)
+    r1 -= 1
+    *(u64 *)(r10 -72) = r1
+    if r1 == 0 goto done
+    r1 = r0
+    goto again
+done:
+{epilogue}
+.func work
+    r0 = r5
+    r6 = r1
+    r7 = r2
+    r8 = r3
+    r9 = r4
+{stack}
+{middle}
+    exit
+"""
+
+
+def test_random_functions_called_in_a_loop(forms: dict[str, list[Form]]) -> None:
+    """Each round passes the last result on; r6 to r9 and the stack of the caller must survive the callee."""
+    rng = random.Random(-2)
+    stack = "\n".join(f"*(u64 *)(r10 {offset}) = {offset}" for offset in range(-STACK_BYTES, 0, 8))
+    for _ in range(WHOLE_PROGRAMS):
+        middle = asm.disassemble(body(rng, forms, 12))
+        text = CALLING.format(
+            prologue=asm.disassemble(PROLOGUE), epilogue=asm.disassemble(EPILOGUE), stack=stack, middle=middle
+        )
+        program = asm.assemble(text)
+        packet = random_packet(rng)
+        with load(program, {}) as loaded:
+            expected = loaded.test_run(packet).retval
+        assert Machine().load(program).run(packet=packet).value & 0xFFFFFFFF == expected, listing(program)
+
+
 def test_a_short_packet_is_refused_by_both(forms: dict[str, list[Form]]) -> None:
     program = whole_program([])
     packet = bytes(range(64))
