@@ -213,9 +213,10 @@ class Engine:
                 if outcome is None and not is_forced and self._is_recent():
                     wants_new = False
             else:
-                is_complete = old.number < self._first_open_loop()
-                if states_equal(self, old, state, NOT_EXACT if is_complete else RANGE_WITHIN):
-                    if not is_complete:
+                # What frames of an open loop need is not complete; a callback's own frame is gone by then.
+                depth = self._open_loop_depth(old)
+                if states_equal(self, old, state, RANGE_WITHIN if depth else NOT_EXACT, depth):
+                    if depth:
                         self._back_edges.append((old, state.copy()))
                     return self._accept_cover(old, state)
             if wants_new:
@@ -289,6 +290,13 @@ class Engine:
         while loops and not loops[0].branches:
             loops.pop(0)
         return loops[0].number if loops else self._numbers + 1
+
+    def _open_loop_depth(self, old: Checkpoint) -> int:
+        """How many frames belong to loops that are open and began before a checkpoint; 0 if there are none."""
+        if old.number < self._first_open_loop():
+            return 0
+        open_loops = (one for one in self._open_loops if one.branches and one.number <= old.number)
+        return max((len(one.state.frames) for one in open_loops), default=0)
 
     def _enter_loop(self, entry: Checkpoint, state: State) -> None:
         """Note that a loop came back to an ancestor, and is at rest."""

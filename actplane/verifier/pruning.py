@@ -129,8 +129,11 @@ class IdMap:
         return self.match(old, new)
 
 
-def states_equal(engine: Engine, old: Checkpoint, new: State, exact: int) -> bool:
-    """Whether every continuation that was safe from the checkpoint is safe from a state."""
+def states_equal(engine: Engine, old: Checkpoint, new: State, exact: int, exact_frames: int = 99) -> bool:
+    """
+    Whether every continuation that was safe from the checkpoint is safe from a state. Frames from
+    `exact_frames` on are compared with NOT_EXACT.
+    """
     kept = old.state
     if len(kept.frames) != len(new.frames) or (kept.speculative and not new.speculative):
         return False
@@ -143,7 +146,7 @@ def states_equal(engine: Engine, old: Checkpoint, new: State, exact: int) -> boo
         other = new.frames[index]
         if frame.call_slot != other.call_slot or frame.subprogram != other.subprogram:
             return False
-        if not _frames_equal(old, index, frame, other, ids, exact):
+        if not _frames_equal(old, index, frame, other, ids, exact if index < exact_frames else NOT_EXACT):
             return False
     return True
 
