@@ -120,10 +120,17 @@ def socket_recvmsg(judge: Judge, name: str, denied: int) -> tuple[bc.Function, .
             wait(f, state, waiting)
             for index in words_of(judge.flowing):
                 f.atomic("|", state, layout.STATE_LABELS + 4 * index, f.load(waiting, 4 * index, 4), 4)
-    with f.when(family, "==", kernel.AF_UNIX):
-        f.ret(0)
     scratch = own_scratch(f, task, denied)
     judge.begin(f, scratch, state, ("endpoint",))
+    with f.when(family, "==", kernel.AF_UNIX):
+        if "endpoint" in judge.recognizers:
+            # A connection bears the name of the server it was made to; half a pair has none.
+            unix = f.helper("bpf_skc_to_unix_sock", sk, result="unix")
+            with f.when(unix, "!=", 0):
+                peer = f.load(unix, field=kernel.UNIX_PEER, name="peer")
+                with f.when(peer, "!=", 0):
+                    _judge_unix(f, scratch, state, peer, denied)
+        f.ret(0)
     if judge.flowing:
         _copy_own(f, scratch, sk, family)
         key = f.op(scratch, "+", layout.SCRATCH_KERNEL, "key")
@@ -299,10 +306,8 @@ def _shared(judge: Judge, operations: Sequence[Operation], event: int) -> tuple[
         *path_functions(),
         *report_functions(judge, can_deny=True, is_exec_check=False),
     ]
-    if event == layout.EVENT_CONNECT:
-        functions.extend([_judge_unix_function(judge), _give_endpoint(judge)])
-    else:
-        functions.append(_gain_endpoint(judge))
+    functions.append(_judge_unix_function())
+    functions.append(_give_endpoint(judge) if event == layout.EVENT_CONNECT else _gain_endpoint(judge))
     functions.append(_settle(judge, operations, event))
     if "endpoint" in judge.recognizers:
         functions.extend(judge.recognizers["endpoint"].functions())
@@ -469,7 +474,7 @@ def _nibbles() -> bc.Function:
     return f.finish()
 
 
-def _judge_unix_function(judge: Judge) -> bc.Function:
+def _judge_unix_function() -> bc.Function:
     """
     Return `judge_unix(scratch, state, sk)`: the name that a unix socket is bound to, judged.
 
@@ -502,7 +507,7 @@ def _judge_unix_function(judge: Judge) -> bc.Function:
     address = f.load(unix, field=kernel.UNIX_ADDRESS, name="address")
     with f.when(address, "==", 0):
         f.ret(0)
-    # An abstract name follows the family and a NUL; it ends at the next NUL or with the address.
+    # A name follows the family, an abstract one a NUL as well; it ends at the next NUL or with the address.
     size = f.op(scratch, "+", layout.SCRATCH_KERNEL, "size")
     f.helper("bpf_probe_read_kernel", size, 4, f.field_address(address, kernel.UNIX_ADDRESS_BYTES))
     length = f.load(scratch, layout.SCRATCH_KERNEL, 4, "length")
@@ -511,13 +516,23 @@ def _judge_unix_function(judge: Judge) -> bc.Function:
         f.ret(0)
     f.update(length, "&", 127)
     name = f.field_address(address, kernel.UNIX_ADDRESS_NAME, "name")
-    f.update(name, "+", 3)
+    f.update(name, "+", 2)
+    f.store(scratch, layout.SCRATCH_KERNEL, 0)
+    f.helper("bpf_probe_read_kernel", f.op(scratch, "+", layout.SCRATCH_KERNEL), 1, name)
+    first = f.load(scratch, layout.SCRATCH_KERNEL, 1, "first")
     f.store(scratch, layout.SCRATCH_TEXT + layout.TEXT_CHUNK, int.from_bytes(b"u@", "little"), 2)
-    text = f.op(scratch, "+", layout.SCRATCH_TEXT + layout.TEXT_CHUNK + 2, "text")
+    prefix = f.let(2, "prefix")
+    f.update(name, "+", 1)
+    with f.when(first, "!=", 0):  # A socket that is closed has lost its file; this is the name it was bound to.
+        f.assign(prefix, 1)
+        f.update(name, "-", 1)
+    text = f.op(scratch, "+", layout.SCRATCH_TEXT + layout.TEXT_CHUNK, "text")
+    f.update(text, "+", prefix)
     read = f.helper("bpf_probe_read_kernel_str", text, length, name, result="read")
     with f.when(read, "s<", 1):
         f.ret(0)
-    f.update(read, "+", 1)
+    f.update(read, "+", prefix)
+    f.update(read, "-", 1)
     f.store(scratch, layout.SCRATCH_TARGET, layout.TEXT_CHUNK)
     f.store(scratch, layout.SCRATCH_TARGET_BYTES, read)
     f.ret(f.call("settle", scratch, state))

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.fmod_ret
 
 POLICY = """
 source FOREIGN = endpoint "127.0.0.1:{talker}"
+source FOREIGN = endpoint "unix:{work}/sock/talker"
 rule out:
   block connect endpoint "127.0.0.2" if AGENT
   block connect endpoint "127.3." if AGENT
@@ -32,7 +33,9 @@ rule local:
   block connect endpoint "unix:@denied-*" if AGENT
 rule deadly: kill connect endpoint "127.0.0.9" if AGENT
 rule noticed: notify connect endpoint "127.0.7.7:{free}" if AGENT
-rule in: block recv endpoint "127.0.0.1:{mute}" if AGENT
+rule in:
+  block recv endpoint "127.0.0.1:{mute}" if AGENT
+  block recv endpoint "unix:{work}/sock/mute" if AGENT
 rule guard: block exec "guarded" if FOREIGN
 """
 
@@ -41,10 +44,10 @@ DENIED_TRIALS = words("""denied_address denied_prefix denied_block denied_port d
     denied_udp_send_mapped denied_udp_sendmsg denied_udp_send_on_a_connected_socket denied_fast_open""")
 PASSES = words("""allowed_address beside_the_block exempt_address allowed_mapped allowed_v6 allowed_udp
     connection_taken_back noticed unix_allowed unix_pair receive_allowed guarded_before
-    guarded_after_receiving_from_elsewhere""")
+    guarded_after_receiving_from_elsewhere guarded_after_receiving_locally_from_elsewhere""")
 DENIED_BY_HOOKS = words("""unix_stream unix_datagram unix_datagram_sent unix_relative unix_through_a_symlink
-    unix_abstract receive_denied read_denied""")
-OTHERS = words("killed guarded_after_receiving")
+    unix_abstract receive_denied read_denied receive_locally_denied""")
+OTHERS = words("killed guarded_after_receiving guarded_after_receiving_locally")
 
 
 def listen(stack: ExitStack, address: tuple[str, int], family: int = socket.AF_INET) -> int:
@@ -57,9 +60,9 @@ def listen(stack: ExitStack, address: tuple[str, int], family: int = socket.AF_I
     return sock.getsockname()[1]
 
 
-def talk(stack: ExitStack) -> int:
-    """Send one byte to whoever connects; return the port."""
-    server = stack.enter_context(socket.create_server(("0.0.0.0", 0)))
+def talk(stack: ExitStack, server: socket.socket) -> None:
+    """Send one byte to whoever connects."""
+    stack.enter_context(server)
 
     def serve() -> None:
         while True:
@@ -74,7 +77,13 @@ def talk(stack: ExitStack) -> int:
     thread.start()
     stack.callback(thread.join)
     stack.callback(server.shutdown, socket.SHUT_RDWR)
-    return server.getsockname()[1]
+
+
+def local_server(path: Path) -> socket.socket:
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.listen()
+    return server
 
 
 def bind_unix(stack: ExitStack, address: str | bytes, kind: int) -> None:
@@ -101,7 +110,10 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
         datagrams.bind(("0.0.0.0", 0))
         ports["udp"] = datagrams.getsockname()[1]
         for name in ("mute", "talker", "harmless"):
-            ports[name] = talk(stack)
+            server = socket.create_server(("0.0.0.0", 0))
+            talk(stack, server)
+            ports[name] = server.getsockname()[1]
+            talk(stack, local_server(work / "sock" / name))
         bind_unix(stack, str(work / "sock/denied-stream"), socket.SOCK_STREAM)
         bind_unix(stack, str(work / "sock/free-stream"), socket.SOCK_STREAM)
         bind_unix(stack, str(work / "sock/denied-datagram"), socket.SOCK_DGRAM)
@@ -135,6 +147,7 @@ def test_unix_sockets_and_receiving_need_hooks(session: Outcome, trial: str) -> 
 def test_who_receives_from_a_source_gains_its_label(session: Outcome) -> None:
     require_tier(Tier.LSM, Tier.FMOD_RET)
     assert session.results["guarded_after_receiving"] == DENIED
+    assert session.results["guarded_after_receiving_locally"] == DENIED
 
 
 def test_a_kill_ends_the_process_before_it_connects(session: Outcome) -> None:

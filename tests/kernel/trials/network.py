@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import socket
+import time
 
 from tests.kernel.trials.runner import Trials, execute, work
 
@@ -238,6 +239,31 @@ def receive_denied() -> None:
 def read_denied() -> None:
     with socket.create_connection(("127.0.0.1", PORTS["mute"]), timeout=20) as sock:
         os.read(sock.fileno(), 1)
+
+
+def receive_locally(name: str) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(f"{work()}/sock/{name}")
+        time.sleep(0.3)
+        # The server has closed by now, and its name is all that is left of it.
+        assert sock.recv(1) == b"!"
+
+
+@trial
+def receive_locally_denied() -> None:
+    receive_locally("mute")
+
+
+@trial
+def guarded_after_receiving_locally() -> int:
+    receive_locally("talker")
+    return execute(f"{work()}/bin/guarded")
+
+
+@trial
+def guarded_after_receiving_locally_from_elsewhere() -> int:
+    receive_locally("harmless")
+    return execute(f"{work()}/bin/guarded")
 
 
 @trial
