@@ -274,7 +274,6 @@ def is_never_null(pointer: Pointer) -> bool:
         Kind.SOCK_COMMON,
         Kind.MEM,
         Kind.MAP_PTR,
-        Kind.STACK,
     ):
         return not pointer.flags & Flag.UNTRUSTED
     if pointer.kind is Kind.BTF_ID:

@@ -442,7 +442,9 @@ def _compile_atomic(v: Engine, slot: int, insn: Insn) -> Handler:
         if fetched == 10:
             refuse("frame-pointer-write", slot, "r10 is the frame pointer and is read only")
         old = access(v, state, slot, dst, base, off, size, is_write=False, is_atomic=True)
-        access(v, state, slot, dst, base, off, size, is_write=True, is_atomic=True)
+        # The kernel looks at the address again when the fetched value is in its register already.
+        written = old if fetched == dst else base
+        access(v, state, slot, dst, written, off, size, is_write=True, is_atomic=True)
         _note_kind(v, slot, base)
         if fetched >= 0:
             regs[fetched] = scalar(truncate(old.range, size)) if isinstance(old, Scalar) else old
