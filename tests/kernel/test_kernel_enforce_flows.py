@@ -29,6 +29,8 @@ HOLDS = words("""secret_read read_before_the_fork read_by_another_thread read_wh
 DOES_NOT_HOLD = words("""nothing_read neighbour_read read_by_a_child read_after_the_fork declassified
     opened_before_it_was_written_and_not_read denied_read_gives_nothing pipe_not_read dev_null a_terminal a_folder""")
 
+UNSEEN = words("mapped_before_the_label memory_shared_by_a_fork spliced_into_a_pipe")
+
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
@@ -46,7 +48,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Path]:
 
 
 def test_every_trial_is_looked_at(session: tuple[Outcome, Path]) -> None:
-    assert sorted(session[0].results) == sorted([*HOLDS, *DOES_NOT_HOLD])
+    assert sorted(session[0].results) == sorted([*HOLDS, *DOES_NOT_HOLD, *UNSEEN])
 
 
 @pytest.mark.parametrize("trial", HOLDS)
@@ -56,6 +58,12 @@ def test_the_label_has_followed_the_data(session: tuple[Outcome, Path], trial: s
 
 @pytest.mark.parametrize("trial", DOES_NOT_HOLD)
 def test_the_label_is_not_where_the_data_is_not(session: tuple[Outcome, Path], trial: str) -> None:
+    assert session[0].results[trial] == ALLOWED
+
+
+@pytest.mark.parametrize("trial", UNSEEN)
+def test_bytes_that_no_hook_sees_go_without_their_label(session: tuple[Outcome, Path], trial: str) -> None:
+    """Known gaps. A test that fails here means that one of them has been closed: move the trial up."""
     assert session[0].results[trial] == ALLOWED
 
 

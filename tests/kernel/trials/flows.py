@@ -8,6 +8,7 @@ a program which whoever holds the label may not execute.
 from __future__ import annotations
 
 import array
+import ctypes
 import mmap
 import os
 import pty
@@ -473,6 +474,52 @@ def descriptor_passed_on() -> int:
     apart(go)
     _, [(_, _, passed)], _, _ = ours.recvmsg(1, socket.CMSG_SPACE(4))
     os.read(array.array("i", passed)[0], 6)
+    return ask()
+
+
+# Where no hook sees the bytes go
+
+
+@trial
+def mapped_before_the_label() -> int:
+    write("free/mapped-before", b"x" * 8)
+
+    def go() -> None:
+        fd = os.open(path("free/mapped-before"), os.O_RDWR)
+        memory = mmap.mmap(fd, 8, mmap.MAP_SHARED)
+        os.close(fd)
+        read("secret/key")
+        memory[0:6] = b"secret"
+
+    apart(go)
+    read("free/mapped-before")
+    return ask()
+
+
+@trial
+def memory_shared_by_a_fork() -> int:
+    memory = mmap.mmap(-1, 8)
+
+    def go() -> None:
+        read("secret/key")
+        memory[0:6] = b"secret"
+
+    apart(go)
+    return ask() if memory[0:6] == b"secret" else 101
+
+
+@trial
+def spliced_into_a_pipe() -> int:
+    reader, writer = os.pipe()
+
+    def go() -> None:
+        splice = ctypes.CDLL(None, use_errno=True).splice
+        if splice(os.open(path("secret/key"), os.O_RDONLY), None, writer, None, 6, 0) != 6:
+            raise OSError(ctypes.get_errno(), "splice")
+
+    if apart(go) != 0:
+        return 102
+    os.read(reader, 6)
     return ask()
 
 

@@ -266,7 +266,7 @@ def stale_by_read() -> int:
 
 @trial
 def stale_by_write_through_an_open_file() -> int:
-    with open(f"{work()}/src/code", "a", buffering=0) as file:
+    with open(f"{work()}/src/code", "ab", buffering=0) as file:
         _again()
         file.write(b"changed")
         return execute(bin("after-tested"))
