@@ -176,7 +176,7 @@ def _memory(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Ar
             wrong_type(call, reg, value, _MEM_TEXT)
         if arg.kind != "mem":
             refuse("read-only", call.slot, f"r{reg}: {call.name} may write to a kernel struct", reg)
-    if pointer.kind is Kind.MEM and pointer.flags & (Flag.PERCPU | Flag.USER):
+    if pointer.kind is Kind.MEM and pointer.flags & (Flag.PERCPU | Flag.USER | Flag.UNTRUSTED):
         wrong_type(call, reg, value, _MEM_TEXT)
     check_fixed(call, reg, pointer)
     if arg.detail:

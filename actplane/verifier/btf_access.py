@@ -120,6 +120,9 @@ def access(
     found = member_at(types, base.type_id, off, size)
     if found.problem:
         refuse("struct-access", slot, f"r{reg}: {found.problem}", reg)
+    if not found.type_id and found.flags & Flag.RDONLY and not is_write and v.profile.at_least(6, 17) and not is_alloc:
+        # What it points at is read through a probe, at any offset.
+        return Pointer(Kind.MEM, flags=Flag.RDONLY | Flag.UNTRUSTED)
     if not found.type_id or is_write:
         return UNKNOWN_SCALAR
     if is_alloc:

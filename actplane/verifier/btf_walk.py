@@ -81,7 +81,10 @@ _TAG_FLAGS: Final = {"user": Flag.USER, "percpu": Flag.PERCPU, "rcu": Flag.RCU}
 
 
 class Found(NamedTuple):
-    """What lies at an offset: a number (`type_id` 0), or a pointer to a struct with flags."""
+    """
+    What lies at an offset: a pointer to a struct with flags, or (`type_id` 0) a number, or with the flag
+    RDONLY a pointer to something that is no struct.
+    """
 
     type_id: int
     flags: int
@@ -193,7 +196,7 @@ def _pointer_member(
         for tag in type_tags(types, type_id):
             flags |= _TAG_FLAGS.get(tag, 0)
         return Found(target, flags, name)
-    return Found(0, 0, name)
+    return Found(0, Flag.RDONLY, name)
 
 
 def same_struct(types: TypeProvider, type_id: int, other: TypeProvider, other_id: int) -> bool:
