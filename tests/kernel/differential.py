@@ -9,6 +9,7 @@ Prints a table of agreement for each kind of program, the times of both, and wha
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import struct
 import sys
@@ -80,8 +81,6 @@ def ask_kernel(program: Program, maps: Mapping[str, Map], btf: Btf) -> Verdict:
     except KernelError as error:
         return Verdict(False, error.errno, time.perf_counter() - started)
     seconds = time.perf_counter() - started
-    import os
-
     os.close(fd)
     return Verdict(True, 0, seconds)
 
@@ -118,13 +117,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long, whatever the count")
     parser.add_argument("--show", type=int, default=5, help="how many disagreements to print in full")
     options = parser.parse_args()
     table: Counter[tuple[str, bool, bool]] = Counter()
     causes: Counter[str] = Counter()
     mirror_seconds, kernel_seconds = [], []
     shown = 0
+    started = time.monotonic()
     for case in compare(options.seed, options.count):
+        if time.monotonic() - started > options.seconds:
+            break
         table[case.program.prog_type.name, case.verdict.is_accepted, case.report.is_accepted] += 1
         mirror_seconds.append(case.report.statistics.seconds)
         kernel_seconds.append(case.verdict.seconds)
