@@ -100,8 +100,9 @@ def _halves(insn: Insn) -> tuple[int, int]:
     """Split the imm of ld_imm64 into those of its two slots."""
     if insn.src == PSEUDO_FUNC:
         return insn.imm, 0
-    if not -(1 << 63) <= insn.imm < 1 << 64:
-        raise EncodeError(why_invalid(insn.code, insn.dst, insn.src, insn.off, insn.imm))
+    # Only a number has a sign: everything else that the two halves name counts from 0.
+    if not (-(1 << 63) if insn.src == 0 else 0) <= insn.imm < 1 << 64:
+        raise struct.error("64-bit immediate out of range")
     low, high = insn.imm & 0xFFFFFFFF, insn.imm >> 32 & 0xFFFFFFFF
     return low - (low >> 31 << 32), high - (high >> 31 << 32)
 
@@ -115,7 +116,7 @@ def _first_fault(insns: Sequence[Insn]) -> EncodeError:
     """Find out which instruction cannot be encoded, and why."""
     for index, insn in enumerate(insns):
         values = (insn.code, insn.dst, insn.src, insn.off, insn.imm)
-        if insn.code == LD_IMM64 and insn.src != PSEUDO_FUNC and -(1 << 63) <= insn.imm < 0:
+        if insn.code == LD_IMM64 and insn.src == 0 and -(1 << 63) <= insn.imm < 0:
             values = (*values[:4], insn.imm + (1 << 64))
         if find_form(*values) is None:
             return EncodeError(f"insn {index}: {why_invalid(*values)}")

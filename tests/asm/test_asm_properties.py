@@ -7,7 +7,7 @@ import struct
 
 import pytest
 from construct import ConstructError
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from actplane.asm import Insn, assemble, decode, disassemble, encode
@@ -114,6 +114,8 @@ def test_every_code_with_every_pair_of_registers_against_the_table() -> None:
 
 
 @settings(max_examples=500, deadline=None)
+@example(Insn(LD_IMM64, 0, 6), "imm", -1)
+@example(Insn(LD_IMM64, 0, 0), "imm", 1 << 64)
 @given(instructions(), st.sampled_from(FIELDS), st.integers(-(1 << 65), 1 << 65) | st.integers(-20, 300))
 def test_a_field_out_of_its_range_is_never_encoded(insn: Insn, name: str, value: int) -> None:
     values = {"dst": insn.dst, "src": insn.src, "off": insn.off, "imm": insn.imm, name: value}
