@@ -113,7 +113,7 @@ def _run_variant(variant: Variant, results: Path, extra: Sequence[str]) -> Outco
 def _command(variant: Variant, extra: Sequence[str]) -> str:
     pytest = [
         *(sys.executable, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", "-o", "timeout=900"),
-        *("--cov=actplane", "--cov-report=", f"--junitxml={SHARE}/junit.xml"),
+        *("--cov=actplane", "--cov-config=tests/vm/coverage.ini", "--cov-report=", f"--junitxml={SHARE}/junit.xml"),
         *variant.selection,
         *extra,
     ]
