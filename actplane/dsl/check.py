@@ -83,7 +83,8 @@ def _check_rule(rule: ast.Rule) -> Iterator[Diagnostic]:
             line = several[-1].span.line
             yield warning(item.span, f"this '{word}' is not used: the last one of a rule holds, in line {line}")
     for clause in rule.clauses:
-        yield from _check_clause(clause)
+        if clause.operation.text:  # Else it is missing, and that has been said.
+            yield from _check_clause(clause)
 
 
 def _check_clause(clause: ast.Clause) -> Iterator[Diagnostic]:

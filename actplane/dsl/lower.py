@@ -106,7 +106,8 @@ class Lowering:
         return ir.Transform(self.labels[declaration.label.text], is_declassify, pattern, declaration.span)
 
     def clauses(self, rule: ast.Rule, number: int) -> list[ir.Clause]:
-        lowered = (self.clause(clause, number) for clause in rule.clauses)
+        # A clause without its operation has been reported by the parser.
+        lowered = (self.clause(clause, number) for clause in rule.clauses if clause.operation.text)
         return [clause for clause in lowered if clause is not None]
 
     def clause(self, clause: ast.Clause, rule: int) -> ir.Clause | None:
@@ -164,7 +165,8 @@ class Lowering:
         consequence = "nobody can pass this gate"
         pattern = self.pattern(condition.strings[0], ObjectKind.EXEC, consequence, is_exempting=True)
         exits = None if condition.exits is None else self.exit_test(condition.exits)
-        since = tuple(sorted({self.invalidator(event) for event in condition.since}))
+        known = (event for event in condition.since if event.operation.text)  # Others have been reported.
+        since = tuple(sorted({self.invalidator(event) for event in known}))
         gate = ir.Gate(pattern, exits, since, condition.span)
         return ir.After(self.gates.add((pattern, exits, since), gate))
 

@@ -22,7 +22,12 @@ _KERNEL_NOTES = Path("/sys/kernel/notes")
 
 
 def _files_of(package: str) -> list[Path]:
-    return sorted((Path(actplane.__file__).parent / package).rglob("*.py"))
+    """Return the modules of a package. Folders that come and go, such as caches of bytecode, are passed over."""
+    found: list[Path] = []
+    for folder, subfolders, names in os.walk(Path(actplane.__file__).parent / package):
+        subfolders[:] = [name for name in subfolders if name != "__pycache__"]
+        found.extend(Path(folder, name) for name in names if name.endswith(".py"))
+    return sorted(found)
 
 
 def foundation() -> bytes:

@@ -177,6 +177,8 @@ WORDS = [
 ]  # fmt: skip
 
 
+@example('rule source block "x"')
+@example('rule r: kill exec "a" unless after exec "b" since "c"')
 @given(st.lists(st.sampled_from(WORDS), max_size=40).map(" ".join))
 @settings(max_examples=500, deadline=None)
 def test_noise_is_a_policy_or_errors_with_places(text):
