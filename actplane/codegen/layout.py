@@ -131,6 +131,9 @@ FLAG_UNREADABLE = 1
 
 # Session (BPF_MAP_TYPE_ARRAY "session", one element).
 SESSION_DROPS = 0
+"""u64: events that found no room in the ring buffer."""
+SESSION_UNMARKED = 8
+"""u64: tasks that were made although they could not be marked, so that the session must end."""
 SESSION_BYTES_HEADER = 64
 
 

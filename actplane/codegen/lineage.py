@@ -12,6 +12,7 @@ from actplane.codegen import kernel, layout
 from actplane.codegen.channels import forget
 from actplane.codegen.clauses import Judge, signed32
 from actplane.codegen.frame import argument, current_state
+from actplane.codegen.report import count, report_unmarked
 from actplane.ir import bytecode as bc
 from actplane.ir.build import FunctionBuilder
 
@@ -20,10 +21,11 @@ def inherit(judge: Judge, name: str, *, can_deny: bool) -> tuple[bc.Function, ..
     """
     Return the program that marks a new task (task_alloc where it can deny, else task_newtask).
 
-    A task that cannot be marked is not made; where that cannot be prevented, its parent is killed.
+    A task that cannot be marked is not made. Where that cannot be prevented, its parent is killed, and
+    the supervisor is told, which ends the session.
     """
     f = FunctionBuilder(name, ["context"])
-    _, state = current_state(f, 0, judge.inbox_words)
+    task, state = current_state(f, 0, judge.inbox_words)
     child = argument(f, 0, "child")
     copy = f.helper("bpf_task_storage_get", f.map_address("tasks"), child, state, kernel.STORAGE_CREATE, result="copy")
     with f.when(copy, "==", 0):
@@ -31,6 +33,8 @@ def inherit(judge: Judge, name: str, *, can_deny: bool) -> tuple[bc.Function, ..
             f.ret(-kernel.ENOMEM)
         else:
             f.helper("bpf_send_signal", kernel.SIGKILL)
+            count(f, layout.SESSION_UNMARKED)
+            report_unmarked(f, task)
             f.ret(0)
     f.store(copy, layout.STATE_FLAGS, 0, 4)
     for offset in range(layout.STATE_PENDING, layout.STATE_BYTES, 8):

@@ -53,6 +53,30 @@ def report_functions(judge: Judge, *, can_deny: bool, is_exec_check: bool) -> tu
     return tuple(functions)
 
 
+def count(f: FunctionBuilder, counter: int) -> None:
+    """Emit: one more of what the session counts, at layout.SESSION_DROPS or SESSION_UNMARKED."""
+    f.atomic("+", f.map_value("session", counter), 0, f.let(1, "one"))
+
+
+def report_unmarked(f: FunctionBuilder, task: bc.Value) -> None:
+    """Emit: say that a process was killed because its child could not be marked. It needs no memory."""
+    record = f.frame_address(f.slot("record", layout.RECORD_BITS))
+    _subject(f, record, task)
+    f.store(record, _EVENT, layout.EVENT_FORK, 1)
+    f.store(record, _ACTION, layout.ACTION_KILLED, 1)
+    f.store(record, _CAUSE, layout.CAUSE_NO_MEMORY, 1)
+    f.store(record, _ACCESS, 0, 1)
+    f.store(record, _CLAUSE_BYTES, 0, 2)
+    f.store(record, _TARGET_BYTES, 0, 2)
+    f.store(record, _EXE_BYTES, 0, 4)
+    f.store(record, _RESERVED, 0, 4)
+    for offset in range(_LABELS, layout.RECORD_BITS, 8):
+        f.store(record, offset, 0)
+    sent = f.helper("bpf_ringbuf_output", f.map_address("events"), record, layout.RECORD_BITS, 0, result="sent")
+    with f.when(sent, "!=", 0):
+        count(f, layout.SESSION_DROPS)
+
+
 def _conclude(can_deny: bool) -> bc.Function:
     f = FunctionBuilder("conclude", ["scratch", "event"])
     scratch, event = f.parameters
@@ -79,7 +103,7 @@ def _report(judge: Judge, is_exec_check: bool) -> bc.Function:
     task = f.helper("bpf_get_current_task_btf", result="task")
     record = f.helper("bpf_task_storage_get", f.map_address("records"), task, 0, kernel.STORAGE_CREATE, result="record")
     with f.when(record, "==", 0):
-        _count_drop(f)
+        count(f, layout.SESSION_DROPS)
         f.ret(0)
     _header(f, judge, scratch, record, task, event)
     f.store(scratch, layout.SCRATCH_RECORD_AT, layout.RECORD_BITS + judge.matched_bytes)
@@ -105,7 +129,7 @@ def _report(judge: Judge, is_exec_check: bool) -> bc.Function:
     f.at_most(size, layout.RECORD_BYTES)
     sent = f.helper("bpf_ringbuf_output", f.map_address("events"), record, size, 0, result="sent")
     with f.when(sent, "!=", 0):
-        _count_drop(f)
+        count(f, layout.SESSION_DROPS)
     f.ret(0)
     return f.finish()
 
@@ -113,12 +137,7 @@ def _report(judge: Judge, is_exec_check: bool) -> bc.Function:
 def _header(
     f: FunctionBuilder, judge: Judge, scratch: bc.Value, record: bc.Value, task: bc.Value, event: bc.Value
 ) -> None:
-    f.store(record, _TIME, f.helper("bpf_ktime_get_ns"))
-    f.store(record, _PID, f.load(task, 0, 4, field=kernel.TASK_TGID), 4)
-    f.store(record, _TID, f.load(task, 0, 4, field=kernel.TASK_PID), 4)
-    parent = f.load(task, field=kernel.TASK_PARENT, name="parent")
-    f.store(record, _PPID, f.load(parent, 0, 4, field=kernel.TASK_TGID), 4)
-    f.store(record, _UID, f.helper("bpf_get_current_uid_gid"), 4)
+    _subject(f, record, task)
     f.store(record, _EVENT, event, 1)
     f.store(record, _ACTION, f.load(scratch, layout.SCRATCH_ACTION), 1)
     f.store(record, _CAUSE, f.load(scratch, layout.SCRATCH_CAUSE), 1)
@@ -134,6 +153,16 @@ def _header(
         f.store(record, _LABELS + 8 * pair, value)
     for word in range(judge.matched_bytes // 8):
         f.store(record, layout.RECORD_BITS + 8 * word, f.load(scratch, layout.SCRATCH_MATCHED + 8 * word))
+
+
+def _subject(f: FunctionBuilder, record: bc.Value, task: bc.Value) -> None:
+    """Emit: when it was, and whose event it is."""
+    f.store(record, _TIME, f.helper("bpf_ktime_get_ns"))
+    f.store(record, _PID, f.load(task, 0, 4, field=kernel.TASK_TGID), 4)
+    f.store(record, _TID, f.load(task, 0, 4, field=kernel.TASK_PID), 4)
+    parent = f.load(task, field=kernel.TASK_PARENT, name="parent")
+    f.store(record, _PPID, f.load(parent, 0, 4, field=kernel.TASK_TGID), 4)
+    f.store(record, _UID, f.helper("bpf_get_current_uid_gid"), 4)
 
 
 def _append(
@@ -225,7 +254,3 @@ def _record_argument() -> bc.Function:
     _advance(f, scratch, length)
     f.ret(0)
     return f.finish()
-
-
-def _count_drop(f: FunctionBuilder) -> None:
-    f.atomic("+", f.map_value("session", layout.SESSION_DROPS), 0, f.let(1, "one"))

@@ -125,11 +125,18 @@ class Engine:
 
     def dropped_events(self) -> int:
         """Return how many events found no room in the ring buffer. Raises KernelError."""
+        return self._counted(layout.SESSION_DROPS)
+
+    def unmarked_tasks(self) -> int:
+        """Return how many tasks the kernel made and had no memory to mark. Raises KernelError."""
+        return self._counted(layout.SESSION_UNMARKED)
+
+    def _counted(self, counter: int) -> int:
         value = self._collection.maps["session"].lookup(_U32.pack(0))
         if value is None:
             raise InternalError("the session map has no element")
-        dropped: int = _U64.unpack_from(value, layout.SESSION_DROPS)[0]
-        return dropped
+        count: int = _U64.unpack_from(value, counter)[0]
+        return count
 
     def recursion_misses(self) -> int:
         """

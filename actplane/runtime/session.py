@@ -116,6 +116,9 @@ def run(plan: Plan, environment: Mapping[str, str]) -> Ending:
         def read_reports() -> None:
             for record in engine.reports.consume():
                 reporter.report(record)
+            if engine.unmarked_tasks():
+                # One of its processes is not judged, and it cannot be told which. So none go on.
+                cgroup.kill()
 
         try:
             first.release()
@@ -151,6 +154,8 @@ def _tell_end(outcome: Outcome, engine: Engine) -> None:
         say(
             f"actplane: the command left {count} process{plural} behind; ended, as no policy would be in force for them"
         )
+    if engine.unmarked_tasks():
+        say("actplane: the kernel had no memory to mark a new process, so the session was ended")
     dropped = engine.dropped_events()
     if dropped:
         say(f"actplane: {dropped} events were enforced and not reported: they came faster than they were read")

@@ -466,3 +466,23 @@ def test_a_process_without_privileges_is_told(tmp_path: Path) -> None:
     assert done.returncode == Exit.NOT_PRIVILEGED, done.stderr
     assert "actplane: not enough privileges" in done.stderr
     assert "CAP_BPF" in done.stderr
+
+
+@native
+def test_a_session_with_a_task_that_could_not_be_marked_is_ended(tier: Tier) -> None:
+    """The kernel does not run out of memory on demand, so its count is what is made up here."""
+    script = (
+        "import sys\n"
+        "from actplane.cli import main\n"
+        "from actplane.runtime.engine import Engine\n"
+        "Engine.unmarked_tasks = lambda engine: 1\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "run", "--rule", NO_PUSH, "--", "sh", "-c", "git push; sleep 600"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == -signal.SIGKILL
+    assert "actplane: the kernel had no memory to mark a new process, so the session was ended" in done.stderr

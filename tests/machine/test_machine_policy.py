@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from actplane import dsl
-from actplane.asm.machine import Machine, Outcome, RingBufferMap, Task
+from actplane.asm.machine import LocalStorageMap, Machine, Outcome, RingBufferMap, Task
 from actplane.codegen import layout
 from actplane.codegen.compile import compile_policy
 from actplane.codegen.tier import Tier
@@ -211,3 +211,34 @@ def test_an_unmarked_task_may_write_everywhere(files: Files) -> None:
     files.mark(frozenset({0}))
     del files.machine.maps["tasks"][files.machine.task.address]
     assert files.open("/protected/x", FMODE_WRITE).signed == 0
+
+
+def test_a_child_that_cannot_be_marked_is_counted_and_reported(
+    session: Connections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session.mark(frozenset({0}))
+    session.reports()
+    child = session.new("task_struct")
+    tasks = session.machine.maps["tasks"]
+    found = type(tasks).get
+    is_short = True
+
+    def get(self: LocalStorageMap, owner: int, initial: bytes | None, flags: int) -> int:
+        return 0 if is_short and owner == child else found(self, owner, initial, flags)
+
+    monkeypatch.setattr(type(tasks), "get", get)
+    session.programs["task_newtask"].run(arguments=[child, 0])
+    (report,) = map(layout.unpack_record, session.reports())
+    assert (report.event, report.action, report.cause) == (
+        layout.EVENT_FORK,
+        layout.ACTION_KILLED,
+        layout.CAUSE_NO_MEMORY,
+    )
+    assert report.clauses == ()
+    counters = session.machine.maps["session"][0]
+    assert struct.unpack_from("<QQ", counters) == (0, 1), "no report was lost, one task is not marked"
+
+    is_short = False
+    session.programs["task_newtask"].run(arguments=[child, 0])
+    assert session.reports() == []
+    assert child in [int.from_bytes(key, "little") for key in tasks.keys()]  # noqa: SIM118
