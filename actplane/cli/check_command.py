@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from actplane.cli.exits import Exit
@@ -14,7 +15,7 @@ from actplane.errors import ActplaneError, PolicyError
 from actplane.source import Diagnostic, Severity, render_all
 
 if TYPE_CHECKING:
-    from actplane.codegen.tier import Tier
+    from actplane.codegen.tier import Tier, Weakening
     from actplane.dsl import Compilation
     from actplane.dsl.texts import PolicyText
 
@@ -34,6 +35,7 @@ def add_parser(subparsers: Any, description: str) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    from actplane.codegen.compile import weaknesses
     from actplane.dsl import compile_sources
 
     try:
@@ -47,16 +49,29 @@ def run(options: argparse.Namespace) -> int:
             print(error, file=sys.stderr)
             print(f"actplane: {count} error{'s' if count > 1 else ''}", file=sys.stderr)
         return Exit.FAILED
-    tier, why = _tier(options)
+    tier, why, sees_connect = _tier(options)
+    weak = weaknesses(compilation.policy, tier, sees_connect=sees_connect)
+    checked = _Checked(text, compilation, tier, why, weak)
     if options.json:
-        print(json.dumps(_as_json(text, compilation, tier, why)))
+        print(json.dumps(_as_json(checked)))
     else:
-        _print(text, compilation, tier, why)
+        _print(checked)
     return Exit.OK
 
 
-def _tier(options: argparse.Namespace) -> tuple[Tier, str]:
-    """Return the tier to check for, and why if it is not this kernel's best."""
+@dataclass(frozen=True)
+class _Checked:
+    """A policy without errors, the tier it was checked for, and what that tier cannot enforce of it."""
+
+    text: PolicyText
+    compilation: Compilation
+    tier: Tier
+    why: str
+    weak: Sequence[Weakening]
+
+
+def _tier(options: argparse.Namespace) -> tuple[Tier, str, bool]:
+    """Return the tier to check for, why that one, and whether it can judge connections."""
     from actplane.codegen.tier import Tier
     from actplane.loader.features import Features
     from actplane.runtime import tiers
@@ -64,21 +79,23 @@ def _tier(options: argparse.Namespace) -> tuple[Tier, str]:
 
     wanted = tier_of(options)
     if wanted is not None:
-        return wanted, "as asked for"
+        return wanted, "as asked for", True
     try:
         require_privileges()
-        return tiers.choose(Features()), "the best that this kernel offers"
+        features = Features()
+        tier = tiers.choose(features)
+        return tier, "the best that this kernel offers", tiers.sees_connect(tier, features)
     except ActplaneError as error:
-        return Tier.LSM, "this kernel's tier is unknown: " + str(error).partition("\n")[0]
+        return Tier.LSM, "this kernel's tier is unknown: " + str(error).partition("\n")[0], True
 
 
-def _print(text: PolicyText, compilation: Compilation, tier: Tier, why: str) -> None:
-    policy = compilation.policy
+def _print(checked: _Checked) -> None:
+    text, policy, tier = checked.text, checked.compilation.policy, checked.tier
     name = text.path if text.path is not None else "--rule"
     domain = f", domain {text.domain.name}" if text.domain is not None else ""
     print(f"{name}{domain}: {_count(len(policy.rules), 'rule')}, {_count(len(policy.clauses), 'clause')}; no errors")
-    print(f"tier {tier.value}: {why}")
-    sentences = _sentences(compilation, tier)
+    print(f"tier {tier.value}: {checked.why}")
+    sentences = _sentences(checked)
     outside = [sentence for sentence in sentences if not sentence["rule"]]
     if outside:
         print("\nlabels")
@@ -94,21 +111,20 @@ def _print(text: PolicyText, compilation: Compilation, tier: Tier, why: str) -> 
         for word, words in (("because", rule.because), ("instead", rule.instead)):
             if words:
                 print(f"  {word}: {' '.join(words.split())}")
-    warnings = _warnings(text, compilation, tier)
+    warnings = _warnings(checked)
     if warnings:
         print()
         print(render_all(warnings))
         print(f"\n{_count(len(warnings), 'warning')}")
 
 
-def _sentences(compilation: Compilation, tier: Tier) -> list[dict[str, Any]]:
-    from actplane.codegen.compile import weaknesses
+def _sentences(checked: _Checked) -> list[dict[str, Any]]:
     from actplane.dsl.explain import explain
 
-    weak = {weakening.clause.span: weakening for weakening in weaknesses(compilation.policy, tier)}
+    at = {weakening.clause.span: weakening for weakening in checked.weak}
     found = []
-    for sentence in explain(compilation.policy):
-        weakness = weak.get(sentence.span)
+    for sentence in explain(checked.compilation.policy):
+        weakness = at.get(sentence.span)
         words = ""
         if weakness is not None:
             words = f"{weakness.problem}; in force: {weakness.in_force or 'nothing of it'}"
@@ -118,15 +134,15 @@ def _sentences(compilation: Compilation, tier: Tier) -> list[dict[str, Any]]:
     return found
 
 
-def _warnings(text: PolicyText, compilation: Compilation, tier: Tier) -> list[Diagnostic]:
-    from actplane.codegen.compile import weaknesses
+def _warnings(checked: _Checked) -> list[Diagnostic]:
     from actplane.dsl.lint import lint
     from actplane.dsl.tree_lint import lint_tree
     from actplane.runtime.tiers import diagnose
 
+    compilation = checked.compilation
     found = [*compilation.warnings, *lint(compilation.policy, compilation.trees)]
-    found += lint_tree(compilation.trees, text.root)
-    found += diagnose(tier, weaknesses(compilation.policy, tier), Severity.WARNING)
+    found += lint_tree(compilation.trees, checked.text.root)
+    found += diagnose(checked.tier, checked.weak, Severity.WARNING)
     if compilation.policy.seed is None:
         found.append(
             Diagnostic(
@@ -139,19 +155,20 @@ def _warnings(text: PolicyText, compilation: Compilation, tier: Tier) -> list[Di
     return found
 
 
-def _as_json(text: PolicyText, compilation: Compilation, tier: Tier, why: str) -> dict[str, Any]:
+def _as_json(checked: _Checked) -> dict[str, Any]:
+    text = checked.text
     return {
         "ok": True,
         "path": str(text.path) if text.path is not None else None,
         "domain": text.domain.name if text.domain is not None else None,
-        "tier": tier.value,
-        "tier_reason": why,
+        "tier": checked.tier.value,
+        "tier_reason": checked.why,
         "rules": [
             {"name": rule.name, "because": rule.because, "instead": rule.instead, "where": str(rule.span)}
-            for rule in compilation.policy.rules
+            for rule in checked.compilation.policy.rules
         ],
-        "sentences": _sentences(compilation, tier),
-        "diagnostics": diagnostics_json(_warnings(text, compilation, tier)),
+        "sentences": _sentences(checked),
+        "diagnostics": diagnostics_json(_warnings(checked)),
     }
 
 

@@ -60,9 +60,11 @@ def run(options: argparse.Namespace) -> int:
     checks = [*_machine(), *_kernel(features)]
     tier, tier_checks = _tiers(features)
     checks += tier_checks
-    checks.append(_policy(options, tier))
-    pairs = [(effect, operation) for effect in Effect for operation in Operation]
-    means = tiers.summary(pairs, tier) if tier is not None else []
+    checks.append(_policy(options, tier, features))
+    means: list[str] = []
+    if tier is not None:
+        seen = set(Operation) if tiers.sees_connect(tier, features) else set(Operation) - {Operation.CONNECT}
+        means = tiers.summary([(effect, operation) for effect in Effect for operation in seen], tier)
     problems = sum(check.is_problem for check in checks)
     if options.json:
         value = {
@@ -153,9 +155,10 @@ def _tiers(features: Features) -> tuple[Tier | None, list[Check]]:
     return best, checks
 
 
-def _policy(options: argparse.Namespace, tier: Tier | None) -> Check:
+def _policy(options: argparse.Namespace, tier: Tier | None, features: Features) -> Check:
     from actplane.codegen.compile import weaknesses
     from actplane.dsl import compile_sources
+    from actplane.runtime import tiers
 
     try:
         text = policy_of(options)
@@ -171,7 +174,8 @@ def _policy(options: argparse.Namespace, tier: Tier | None) -> Check:
         detail = f"{name} has {count} error{'' if count == 1 else 's'}"
         return Check("policy", "no", detail, "see `actplane check`", is_needed=True)
     detail = f"{name} compiles: {len(policy.rules)} rules"
-    weak = len(weaknesses(policy, tier)) if tier is not None else 0
-    if weak:
-        detail += f"; {weak} clauses cannot be enforced as written on tier {tier.value if tier else ''}"
+    if tier is not None:
+        weak = len(weaknesses(policy, tier, sees_connect=tiers.sees_connect(tier, features)))
+        if weak:
+            detail += f"; {weak} clauses cannot be enforced as written on tier {tier.value}"
     return Check("policy", "yes", detail)

@@ -55,17 +55,21 @@ class Compiled:
     """The functions of each program in the bytecode IR."""
 
 
-def weaknesses(policy: Policy, tier: Tier) -> tuple[Weakening, ...]:
-    """Return what a tier cannot enforce as written, clause by clause; nothing for Tier.LSM."""
+def weaknesses(policy: Policy, tier: Tier, *, sees_connect: bool = True) -> tuple[Weakening, ...]:
+    """
+    Return what a tier cannot enforce as written, clause by clause; nothing for Tier.LSM.
+
+    `sees_connect`: on Tier.TRACE, whether the kernel's cgroup programs can tell whose connection it is.
+    """
     found: list[Weakening] = []
     for clause in policy.clauses:
-        problem = _problem(policy, tier, clause)
+        problem = _problem(policy, tier, clause, sees_connect)
         if problem is not None:
             found.append(Weakening(clause, *problem))
     return tuple(found)
 
 
-def _problem(policy: Policy, tier: Tier, clause: Clause) -> tuple[str, str] | None:
+def _problem(policy: Policy, tier: Tier, clause: Clause, sees_connect: bool) -> tuple[str, str] | None:
     if tier is Tier.LSM:
         return None
     if tier is Tier.FMOD_RET:
@@ -78,6 +82,8 @@ def _problem(policy: Policy, tier: Tier, clause: Clause) -> tuple[str, str] | No
         return f"this kernel gives no hook that can judge {clause.operation.value}", ""
     if clause.operation is Operation.RECV:
         return "this kernel gives no hook that can judge recv", ""
+    if clause.operation is Operation.CONNECT and not sees_connect:
+        return "cgroup programs of this kernel may not read task storage, so no hook can judge connect", ""
     for label in sorted(label for test in clause.when for label in test.required | test.forbidden):
         if any(s.label == label and s.kind is not ObjectKind.EXEC for s in policy.sources):
             return f"label {policy.labels[label]} cannot be followed: no hook sees files read or data received", ""
@@ -104,15 +110,15 @@ def _carried_labels(policy: Policy, clause: Clause) -> str:
     return ", ".join(policy.labels[label] for label in sorted(labels & carried))
 
 
-def compile_policy(policy: Policy, tier: Tier) -> Compiled:
+def compile_policy(policy: Policy, tier: Tier, *, sees_connect: bool = True) -> Compiled:
     """
-    Compile a policy for a tier. What the tier cannot enforce at all is left out: ask `weaknesses`.
+    Compile a policy for a tier. What `weaknesses` says cannot be enforced at all is left out.
 
     Raises: PolicyError if the policy is larger than the engine can hold.
     """
     _check_size(policy)
     if tier is Tier.TRACE:
-        policy = _only_enforceable(policy)
+        policy = _only_enforceable(policy, sees_connect)
     judge = Judge(policy, _recognizers(policy), carries=tier is Tier.LSM)
     return _Build(judge, tier).compiled()
 
@@ -130,9 +136,10 @@ def _check_size(policy: Policy) -> None:
         raise PolicyError(problems)
 
 
-def _only_enforceable(policy: Policy) -> Policy:
+def _only_enforceable(policy: Policy, sees_connect: bool) -> Policy:
     """Return the policy without clauses that nothing on the trace tier can judge."""
-    gone = {weak.clause for weak in weaknesses(policy, Tier.TRACE) if not weak.in_force}
+    weak = weaknesses(policy, Tier.TRACE, sees_connect=sees_connect)
+    gone = {weakening.clause for weakening in weak if not weakening.in_force}
     sources = tuple(source for source in policy.sources if source.kind is ObjectKind.EXEC)
     return replace(policy, clauses=tuple(c for c in policy.clauses if c not in gone), sources=sources)
 

@@ -73,10 +73,11 @@ def compile_for_kernel(plan: Plan, btf: Btf) -> tuple[Compiled, int]:
     """
     features = Features(read_btf=lambda: btf)
     tier = tiers.choose(features, plan.tier)
-    weakened = weaknesses(plan.policy, tier)
+    sees_connect = tiers.sees_connect(tier, features)
+    weakened = weaknesses(plan.policy, tier, sees_connect=sees_connect)
     if weakened and not plan.allow_degraded:
         raise tiers.NotEnforceable(tier, weakened)
-    return compile_policy(plan.policy, tier), len(weakened)
+    return compile_policy(plan.policy, tier, sees_connect=sees_connect), len(weakened)
 
 
 def run(plan: Plan, environment: Mapping[str, str]) -> Ending:

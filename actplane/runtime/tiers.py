@@ -19,7 +19,7 @@ BEST_FIRST = (Tier.LSM, Tier.FMOD_RET, Tier.TRACE)
 _NEEDED_BY = {
     Tier.LSM: (Feature.LSM_FIRES, Feature.INODE_STORAGE),
     Tier.FMOD_RET: (Feature.FMOD_RET_FIRES,),
-    Tier.TRACE: (Feature.TP_BTF_SIGNAL, Feature.CGROUP_TASK_STORAGE),
+    Tier.TRACE: (Feature.TP_BTF_SIGNAL,),
 }
 
 _NEEDED_ALWAYS = {Feature.TASK_STORAGE: "5.11", Feature.RINGBUF: "5.8"}
@@ -27,7 +27,7 @@ _NEEDED_ALWAYS = {Feature.TASK_STORAGE: "5.11", Feature.RINGBUF: "5.8"}
 _HOW_TO_GET = {
     Tier.LSM: "it needs a kernel that allows BPF trampolines, and CONFIG_BPF_LSM",
     Tier.FMOD_RET: "it needs a kernel that allows BPF trampolines, and CONFIG_FUNCTION_ERROR_INJECTION",
-    Tier.TRACE: "it needs tracepoint programs that may send signals, and cgroup programs that may read task storage",
+    Tier.TRACE: "it needs tracepoint programs that may send signals",
 }
 
 
@@ -104,6 +104,11 @@ def choose(features: Features, wanted: Tier | None = None) -> Tier:
         if finding:
             return tier
     raise TierNotOffered(tier, finding)
+
+
+def sees_connect(tier: Tier, features: Features) -> bool:
+    """Say whether a tier can judge connections on this kernel: on Tier.TRACE, cgroup programs have to find the mark."""
+    return tier is not Tier.TRACE or bool(features.probe(Feature.CGROUP_TASK_STORAGE))
 
 
 def diagnose(tier: Tier, weakenings: Iterable[Weakening], severity: Severity) -> list[Diagnostic]:

@@ -486,3 +486,12 @@ def test_a_session_with_a_task_that_could_not_be_marked_is_ended(tier: Tier) -> 
     )
     assert done.returncode == -signal.SIGKILL
     assert "actplane: the kernel had no memory to mark a new process, so the session was ended" in done.stderr
+
+
+def test_connections_that_the_trace_tier_cannot_see_are_refused_by_name(features: Features) -> None:
+    require(Tier.TRACE, features)
+    if tiers.sees_connect(Tier.TRACE, features):
+        pytest.skip("needs a kernel whose cgroup programs may not read task storage, such as 6.12")
+    done = run("run", "--tier", "trace", "--rule", 'rule r: block connect endpoint "10.0.0.0/8" if COMMAND', "--", "true")
+    assert done.returncode == Exit.NOT_ENFORCEABLE, done.stderr
+    assert "cgroup programs of this kernel may not read task storage" in done.stderr

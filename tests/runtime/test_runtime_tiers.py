@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from actplane.codegen import compile as codegen
 from actplane.codegen.compile import weaknesses
 from actplane.codegen.tier import Tier
 from actplane.dsl import compile_policy
@@ -56,6 +57,21 @@ def test_what_every_tier_needs() -> None:
 def test_no_tier_at_all() -> None:
     with pytest.raises(tiers.TierNotOffered, match="tier trace"):
         tiers.choose(Answers(LSM_FIRES=Answer.NO, FMOD_RET_FIRES=Answer.NO, TP_BTF_SIGNAL=Answer.NO))
+
+
+def test_where_cgroup_programs_cannot_find_the_mark_only_connect_is_lost() -> None:
+    answers = Answers(LSM_FIRES=Answer.NO, FMOD_RET_FIRES=Answer.NO, CGROUP_TASK_STORAGE=Answer.NO)
+    tier = tiers.choose(answers)
+    assert (tier, tiers.sees_connect(tier, answers)) == (Tier.TRACE, False)
+    assert tiers.sees_connect(Tier.LSM, answers)
+    policy = compile_policy(POLICY)
+    seen = {weak.clause.text for weak in weaknesses(policy, tier)}
+    lost = [weak for weak in weaknesses(policy, tier, sees_connect=False) if weak.clause.text not in seen]
+    assert [weak.clause.operation for weak in lost] == [Operation.CONNECT, Operation.CONNECT]
+    assert not any(weak.in_force for weak in lost)
+    compiled = codegen.compile_policy(policy, tier, sees_connect=False)
+    assert {hook.kind for hook in compiled.hooks} == {"tp_btf"}
+    assert {hook.kind for hook in codegen.compile_policy(policy, tier).hooks} == {"tp_btf", "cgroup"}
 
 
 POLICY = """
