@@ -125,6 +125,47 @@ def test_no_two_parts_import_each_other():
     assert circles == []
 
 
+def neighbours(package: str) -> dict[str, set[str]]:
+    """Whom each module of a package imports within it, wherever in the module and for whatever purpose."""
+    modules = {path.stem: path for path in (HOUSE / package).glob("*.py") if path.stem != "__init__"}
+    found: dict[str, set[str]] = {}
+    for stem, path in modules.items():
+        found[stem] = set()
+        for _, module, name in imported(path, path.read_text()):
+            words = module.split(".")
+            if words[1:2] == [package]:
+                found[stem].add(words[2] if len(words) > 2 else name)
+        found[stem] &= modules.keys() - {stem}
+    return found
+
+
+def circle_of(arrows: dict[str, set[str]]) -> set[str]:
+    """What is left when whatever imports nothing that is left has been taken away, until nothing changes."""
+    left = set(arrows)
+    while free := {name for name in left if not arrows[name] & left}:
+        left -= free
+    return left
+
+
+@pytest.mark.parametrize("package", ["agents", "cli", "codegen", "dsl", "ir", "loader", "runtime", "verifier"])
+def test_modules_of_a_package_do_not_import_in_a_circle(package: str):
+    assert circle_of(neighbours(package)) == set()
+
+
+def test_that_check_finds_a_circle():
+    assert circle_of({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"e"}, "e": set()}) == {"a", "b", "c"}
+
+
+def test_the_mirror_is_built_in_layers():
+    page = (HOUSE.parent / "docs/architecture.md").read_text().partition("| layer | modules |")[2].partition("\n\n")[0]
+    layers = [re.findall(r"`(\w+)`", line) for line in page.splitlines() if "`" in line]
+    floor = {module: number for number, layer in enumerate(layers) for module in layer}
+    arrows = neighbours("verifier")
+    assert floor.keys() == arrows.keys()
+    upwards = [(module, below) for module, names in arrows.items() for below in names if floor[below] > floor[module]]
+    assert upwards == []
+
+
 @pytest.mark.parametrize("path", MODULES, ids=NAMES)
 def test_modules_are_short_and_about_something(path: Path):
     assert len(path.read_text().splitlines()) <= LONGEST_MODULE_LINES

@@ -16,7 +16,21 @@ from actplane.asm.cfg import FlowError, build_graph
 from actplane.asm.disasm import format_insn
 from actplane.asm.encoding import encode_one
 from actplane.asm.insn import Insn, Kfunc, MapFd, MapValue
-from actplane.asm.isa import ALU, ALU64, JMP, JMP32, PSEUDO_BTF_ID, PSEUDO_FUNC, Form, Kind, form_of
+from actplane.asm.isa import (
+    ALU,
+    ALU64,
+    CLASS_MASK,
+    JMP,
+    JMP32,
+    MODE_MASK,
+    PSEUDO_BTF_ID,
+    PSEUDO_FUNC,
+    SIZE_MASK,
+    Form,
+    Kind,
+    X,
+    form_of,
+)
 from actplane.asm.program import Program
 from actplane.asm.uapi import HelperId
 
@@ -314,12 +328,12 @@ def code_words(code: int, form: Form) -> str:
     >>> code_words(0x79, form_of(Insn(0x79)))
     'BPF_LDX | BPF_MEM | BPF_DW'
     """
-    cls = code & 7
+    cls = code & CLASS_MASK
     if cls in (ALU, ALU64, JMP, JMP32):
         operation = _CODE_NAMES.get(form.kind, form.operation.upper())
         operation = {"SDIV": "DIV", "SMOD": "MOD"}.get(operation, operation)
-        return f"BPF_{_CLASSES[cls]} | BPF_{operation} | BPF_{'X' if code & 8 else 'K'}"
-    return f"BPF_{_CLASSES[cls]} | BPF_{_MODES[code & 0xE0]} | BPF_{_SIZES[code & 0x18]}"
+        return f"BPF_{_CLASSES[cls]} | BPF_{operation} | BPF_{'X' if code & X else 'K'}"
+    return f"BPF_{_CLASSES[cls]} | BPF_{_MODES[code & MODE_MASK]} | BPF_{_SIZES[code & SIZE_MASK]}"
 
 
 def _off_words(form: Form) -> str:

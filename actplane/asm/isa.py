@@ -143,54 +143,64 @@ K, X = 0x00, 0x08
 SIZE_BITS = {Size.W: 0x00, Size.H: 0x08, Size.B: 0x10, Size.DW: 0x18}
 IMM, ABS, IND, MEM, MEMSX, ATOMIC = 0x00, 0x20, 0x40, 0x60, 0x80, 0xC0
 
-# name, code, sign (RFC 9669, section 4.1). div and mod are signed with off = 1.
+# What cuts a code into its parts (RFC 9669, section 3): K or X is `code & X`.
+CLASS_MASK, OPERATION_MASK, SIZE_MASK, MODE_MASK = 0x07, 0xF0, 0x18, 0xE0
+
+# The operations of ALU and ALU64 (RFC 9669, section 4.1).
+ADD, SUB, MUL, DIV, OR, AND, LSH, RSH = 0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70
+NEG, MOD, XOR, MOV, ARSH, END = 0x80, 0x90, 0xA0, 0xB0, 0xC0, 0xD0
+
+# The operations of JMP and JMP32 (RFC 9669, section 4.3).
+OP_JA, JEQ, JGT, JGE, JSET, JNE, JSGT, JSGE = 0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70
+OP_CALL, OP_EXIT, JLT, JLE, JSLT, JSLE, OP_JCOND = 0x80, 0x90, 0xA0, 0xB0, 0xC0, 0xD0, 0xE0
+
+# What an atomic does, in imm (RFC 9669, section 5.3): an ALU operation or one of these, with FETCH or not.
+FETCH, XCHG, CMPXCHG = 0x01, 0xE1, 0xF1
+LOAD_ACQUIRE, STORE_RELEASE = 0x100, 0x110
+
+# name, code, sign. div and mod are signed with off = 1.
 _ALU_OPERATIONS = (
-    ("add", 0x00, "+="),
-    ("sub", 0x10, "-="),
-    ("mul", 0x20, "*="),
-    ("div", 0x30, "/="),
-    ("or", 0x40, "|="),
-    ("and", 0x50, "&="),
-    ("lsh", 0x60, "<<="),
-    ("rsh", 0x70, ">>="),
-    ("mod", 0x90, "%="),
-    ("xor", 0xA0, "^="),
-    ("mov", 0xB0, "="),
-    ("arsh", 0xC0, "s>>="),
+    ("add", ADD, "+="),
+    ("sub", SUB, "-="),
+    ("mul", MUL, "*="),
+    ("div", DIV, "/="),
+    ("or", OR, "|="),
+    ("and", AND, "&="),
+    ("lsh", LSH, "<<="),
+    ("rsh", RSH, ">>="),
+    ("mod", MOD, "%="),
+    ("xor", XOR, "^="),
+    ("mov", MOV, "="),
+    ("arsh", ARSH, "s>>="),
 )
-_NEG, _MOV, _END = 0x80, 0xB0, 0xD0
-_SIGNED_OPERATIONS = (("sdiv", 0x30, "s/="), ("smod", 0x90, "s%="))
+_SIGNED_OPERATIONS = (("sdiv", DIV, "s/="), ("smod", MOD, "s%="))
 
-# name, code, sign (RFC 9669, section 4.3).
 _JUMP_OPERATIONS = (
-    ("jeq", 0x10, "=="),
-    ("jgt", 0x20, ">"),
-    ("jge", 0x30, ">="),
-    ("jset", 0x40, "&"),
-    ("jne", 0x50, "!="),
-    ("jsgt", 0x60, "s>"),
-    ("jsge", 0x70, "s>="),
-    ("jlt", 0xA0, "<"),
-    ("jle", 0xB0, "<="),
-    ("jslt", 0xC0, "s<"),
-    ("jsle", 0xD0, "s<="),
+    ("jeq", JEQ, "=="),
+    ("jgt", JGT, ">"),
+    ("jge", JGE, ">="),
+    ("jset", JSET, "&"),
+    ("jne", JNE, "!="),
+    ("jsgt", JSGT, "s>"),
+    ("jsge", JSGE, "s>="),
+    ("jlt", JLT, "<"),
+    ("jle", JLE, "<="),
+    ("jslt", JSLT, "s<"),
+    ("jsle", JSLE, "s<="),
 )
-_JA, _CALL, _EXIT, _JCOND = 0x00, 0x80, 0x90, 0xE0
 
-# name, imm, sign (RFC 9669, section 5.3); bit 0 is FETCH.
 _ATOMIC_OPERATIONS = (
-    ("add", 0x00, "+="),
-    ("or", 0x40, "|="),
-    ("and", 0x50, "&="),
-    ("xor", 0xA0, "^="),
-    ("fetch_add", 0x01, ""),
-    ("fetch_or", 0x41, ""),
-    ("fetch_and", 0x51, ""),
-    ("fetch_xor", 0xA1, ""),
-    ("xchg", 0xE1, ""),
-    ("cmpxchg", 0xF1, ""),
+    ("add", ADD, "+="),
+    ("or", OR, "|="),
+    ("and", AND, "&="),
+    ("xor", XOR, "^="),
+    ("fetch_add", ADD | FETCH, ""),
+    ("fetch_or", OR | FETCH, ""),
+    ("fetch_and", AND | FETCH, ""),
+    ("fetch_xor", XOR | FETCH, ""),
+    ("xchg", XCHG, ""),
+    ("cmpxchg", CMPXCHG, ""),
 )
-_LOAD_ACQUIRE, _STORE_RELEASE = 0x100, 0x110
 
 # The src field of ld_imm64 (RFC 9669, section 5.4; names of the uapi header) and of call.
 PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, PSEUDO_BTF_ID, PSEUDO_FUNC, PSEUDO_MAP_IDX, PSEUDO_MAP_IDX_VALUE = range(1, 7)
@@ -217,16 +227,16 @@ def _alu() -> Iterator[Form]:
             for name, op, sign in operations:
                 for code, src, imm in ((cls | op | K, ZERO, SIGNED_32), (cls | op | X, REGISTER, ZERO)):
                     yield Form(f"{name}{width}", Kind.ALU, code, REGISTER, src, off, imm, name, sign, width, source=rfc)
-        yield Form(f"neg{width}", Kind.NEG, cls | _NEG | K, REGISTER, operation="neg", width=width, source=rfc)
+        yield Form(f"neg{width}", Kind.NEG, cls | NEG | K, REGISTER, operation="neg", width=width, source=rfc)
         for bits in (8, 16, 32):
             if bits < width:
                 off = _exactly(bits)
-                name, code = f"movsx{width}", cls | _MOV | X
+                name, code = f"movsx{width}", cls | MOV | X
                 yield Form(name, Kind.MOVSX, code, REGISTER, REGISTER, off, width=width, bits=bits, source=rfc)
     arena = "Linux 6.9, kernel/bpf/verifier.c (BPF_ADDR_SPACE_CAST)"
     cast = Kind.ADDR_SPACE_CAST
-    yield Form(cast.value, cast, ALU64 | _MOV | X, REGISTER, REGISTER, _exactly(1), _CASTS, source=arena)
-    for name, code in (("le", ALU | _END | K), ("be", ALU | _END | X), ("bswap", ALU64 | _END | K)):
+    yield Form(cast.value, cast, ALU64 | MOV | X, REGISTER, REGISTER, _exactly(1), _CASTS, source=arena)
+    for name, code in (("le", ALU | END | K), ("be", ALU | END | X), ("bswap", ALU64 | END | K)):
         for bits in (16, 32, 64):
             rule = _exactly(bits)
             yield Form(
@@ -242,16 +252,16 @@ def _jumps() -> Iterator[Form]:
                 label = f"{name}{width}"
                 yield Form(label, Kind.JUMP, code, REGISTER, src, SIGNED_16, imm, name, sign, width, source=rfc)
     uapi = "uapi bpf.h (BPF_JCOND, BPF_MAY_GOTO), Linux 6.9"
-    yield Form("ja", Kind.JA, JMP | _JA | K, off=SIGNED_16, source=rfc)
-    yield Form("gotol", Kind.GOTOL, JMP32 | _JA | K, imm=SIGNED_32, source=rfc)
-    yield Form("may_goto", Kind.MAY_GOTO, JMP | _JCOND | K, off=SIGNED_16, source=uapi)
-    call, local, kfunc = JMP | _CALL | K, _exactly(PSEUDO_CALL), _exactly(PSEUDO_KFUNC_CALL)
+    yield Form("ja", Kind.JA, JMP | OP_JA | K, off=SIGNED_16, source=rfc)
+    yield Form("gotol", Kind.GOTOL, JMP32 | OP_JA | K, imm=SIGNED_32, source=rfc)
+    yield Form("may_goto", Kind.MAY_GOTO, JMP | OP_JCOND | K, off=SIGNED_16, source=uapi)
+    call, local, kfunc = JMP | OP_CALL | K, _exactly(PSEUDO_CALL), _exactly(PSEUDO_KFUNC_CALL)
     by_btf = "RFC 9669 section 4.3.1; off is an index into fd_array (uapi bpf.h)"
     yield Form("call", Kind.CALL_HELPER, call, imm=SIGNED_32, source="RFC 9669 section 4.3.1")
     yield Form("call_sub", Kind.CALL_SUBPROGRAM, call, src=local, imm=SIGNED_32, source="RFC 9669 section 4.3.2")
     yield Form("call_kfunc", Kind.CALL_KFUNC, call, src=kfunc, off=UNSIGNED_15, imm=SIGNED_32, source=by_btf)
-    yield Form("callx", Kind.CALLX, JMP | _CALL | X, REGISTER, source="LLVM BPF backend; Linux refuses it")
-    yield Form("exit", Kind.EXIT, JMP | _EXIT | K, source=rfc)
+    yield Form("callx", Kind.CALLX, JMP | OP_CALL | X, REGISTER, source="LLVM BPF backend; Linux refuses it")
+    yield Form("exit", Kind.EXIT, JMP | OP_EXIT | K, source=rfc)
 
 
 def _memory() -> Iterator[Form]:
@@ -265,8 +275,8 @@ def _memory() -> Iterator[Form]:
             for name, number, sign in _ATOMIC_OPERATIONS:
                 yield _ordered(Kind.ATOMIC, f"atomic_{name}", number, size, name, sign, "RFC 9669 section 5.3")
         since = "uapi bpf.h (BPF_LOAD_ACQ, BPF_STORE_REL), Linux 6.15"
-        yield _ordered(Kind.LOAD_ACQUIRE, "load_acquire", _LOAD_ACQUIRE, size, "load_acquire", "", since)
-        yield _ordered(Kind.STORE_RELEASE, "store_release", _STORE_RELEASE, size, "store_release", "", since)
+        yield _ordered(Kind.LOAD_ACQUIRE, "load_acquire", LOAD_ACQUIRE, size, "load_acquire", "", since)
+        yield _ordered(Kind.STORE_RELEASE, "store_release", STORE_RELEASE, size, "store_release", "", since)
 
 
 def _accesses(size: Size, bits: int) -> Iterator[Form]:
@@ -303,8 +313,11 @@ def _index() -> dict[int, tuple[Form, ...]]:
 BY_CODE: dict[int, tuple[Form, ...]] = _index()
 """The forms that share a code. Which of them an instruction is, one of its fixed fields tells."""
 
+# Codes that are one form, or the forms of one kind.
 LD_IMM64 = LD | IMM | SIZE_BITS[Size.DW]
-EXIT = JMP | _EXIT | K
+JA, GOTOL, MAY_GOTO = JMP | OP_JA | K, JMP32 | OP_JA | K, JMP | OP_JCOND | K
+CALL, CALLX, EXIT = JMP | OP_CALL | K, JMP | OP_CALL | X, JMP | OP_EXIT | K
+W, H, B, DW = SIZE_BITS.values()
 
 
 def find_form(code: int, dst: int, src: int, off: int, imm: int) -> Form | None:
@@ -367,7 +380,7 @@ def why_invalid(code: int, dst: int, src: int, off: int, imm: int) -> str:
 
 
 def _why_unknown(code: int) -> str:
-    cls, mode, size = code & 0x07, code & 0xE0, code & 0x18
+    cls, mode, size = code & CLASS_MASK, code & MODE_MASK, code & SIZE_MASK
     if cls in (LDX, ST, STX, LD) and any(other in BY_CODE for other in _same_mode(code)):
         width = next(s.bits for s, bits in SIZE_BITS.items() if bits == size)
         return f": bad size, no {width}-bit access of class {cls} in mode {mode:#04x}"
@@ -375,4 +388,4 @@ def _why_unknown(code: int) -> str:
 
 
 def _same_mode(code: int) -> Iterator[int]:
-    return ((code & 0xE7) | bits for bits in SIZE_BITS.values())
+    return ((code & ~SIZE_MASK) | bits for bits in SIZE_BITS.values())

@@ -8,12 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from actplane.asm.insn import EnumValue, Field, Insn, TypeSize
-from actplane.asm.isa import form_of
+from actplane.asm.isa import CLASS_MASK, LDX, ST, STX, form_of
 from actplane.asm.program import Program
 from actplane.errors import EncodeError, InternalError
 from actplane.loader.btf import Btf, TypeNotFound
-
-_BPF_LDX, _BPF_ST, _BPF_STX = 1, 2, 3
 
 
 def relocate(program: Program, btf: Btf) -> Program:
@@ -62,11 +60,11 @@ def _first_offset(places: tuple[tuple[str, str], ...], btf: Btf) -> int:
 
 
 def _apply(insn: Insn, number: int) -> Insn:
-    operation = insn.code & 7
-    is_memory = operation in (_BPF_LDX, _BPF_ST, _BPF_STX)
+    operation = insn.code & CLASS_MASK
+    is_memory = operation in (LDX, ST, STX)
     if isinstance(insn.symbol, Field) and is_memory:
         resolved = replace(insn, off=insn.off + number, symbol=None)
-    elif is_memory and operation != _BPF_ST:
+    elif is_memory and operation != ST:
         raise InternalError("a load or store from a register has no imm", symbol=insn.symbol)
     else:
         resolved = replace(insn, imm=insn.imm + number, symbol=None)

@@ -4,12 +4,30 @@ Arithmetic instructions: numbers are computed, pointers move within what their k
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from actplane.asm.insn import Insn
+from actplane.asm.isa import (
+    ADD,
+    ALU64,
+    AND,
+    ARSH,
+    CLASS_MASK,
+    DIV,
+    END,
+    LSH,
+    MOD,
+    MOV,
+    NEG,
+    OPERATION_MASK,
+    OR,
+    RSH,
+    SUB,
+    XOR,
+    X,
+)
 from actplane.verifier import arith
-from actplane.verifier.arith import ADD, ARSH, DIV, END, LSH, MOD, MOV, NEG, RSH, SUB, XOR
-from actplane.verifier.flow import ALU64
+from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
 from actplane.verifier.scalar import (
     S64_MIN,
@@ -21,25 +39,14 @@ from actplane.verifier.scalar import (
 )
 from actplane.verifier.state import State
 from actplane.verifier.tnum import U32
-from actplane.verifier.values import (
-    UNKNOWN_SCALAR,
-    Flag,
-    Kind,
-    Pointer,
-    Scalar,
-    known,
-    name_of,
-    scalar,
-)
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine, Handler
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, known, name_of, scalar
+from actplane.verifier.verification import Handler, Verification
 
 MAX_VAR_OFF: Final = 1 << 29
 _S32_MAX: Final = (1 << 31) - 1
 _S32_MIN: Final = -(1 << 31)
 
-_OP_SIGNS: Final = {0x40: "|=", 0x50: "&=", 0xA0: "^=", ADD: "+=", SUB: "-="}
+_OP_SIGNS: Final = {OR: "|=", AND: "&=", XOR: "^=", ADD: "+=", SUB: "-="}
 _UNKNOWN32: Final = scalar(zero_extend32(UNKNOWN))
 _FIXED_KINDS: Final = frozenset(
     {Kind.PACKET_END, Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, Kind.XDP_SOCK, Kind.MAP_PTR, Kind.FLOW_KEYS}
@@ -47,9 +54,9 @@ _FIXED_KINDS: Final = frozenset(
 _PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
 
 
-def compile_alu(v: Engine, slot: int, insn: Insn) -> Handler:
+def compile_alu(v: Verification, slot: int, insn: Insn) -> Handler:
     """Return the handler of an ALU or ALU64 instruction."""
-    op = insn.code & 0xF0
+    op = insn.code & OPERATION_MASK
     if op == MOV:
         return _compile_move(v, slot, insn)
     if op == END:
@@ -81,10 +88,10 @@ def _frame_pointer(slot: int) -> Handler:
     return handler
 
 
-def _compile_move(v: Engine, slot: int, insn: Insn) -> Handler:
-    is_wide = insn.code & 7 == ALU64
+def _compile_move(v: Verification, slot: int, insn: Insn) -> Handler:
+    is_wide = insn.code & CLASS_MASK == ALU64
     dst, src, following = insn.dst, insn.src, slot + 1
-    if insn.code & 8 == 0:
+    if not insn.code & X:
         if src or insn.off:
             return _reserved(slot, "a move of a constant uses reserved fields")
         if dst == 10:
@@ -136,7 +143,7 @@ def _compile_move(v: Engine, slot: int, insn: Insn) -> Handler:
     return move if is_wide else move32
 
 
-def _compile_cast(v: Engine, slot: int, insn: Insn) -> Handler:
+def _compile_cast(v: Verification, slot: int, insn: Insn) -> Handler:
     dst, src = insn.dst, insn.src
 
     def cast(state: State) -> int:
@@ -155,7 +162,7 @@ def _compile_cast(v: Engine, slot: int, insn: Insn) -> Handler:
     return cast
 
 
-def _compile_sign_extend(v: Engine, slot: int, insn: Insn, is_wide: bool) -> Handler:
+def _compile_sign_extend(v: Verification, slot: int, insn: Insn, is_wide: bool) -> Handler:
     dst, src, size = insn.dst, insn.src, insn.off // 8
 
     def move_sign_extended(state: State) -> int:
@@ -178,9 +185,9 @@ def _compile_sign_extend(v: Engine, slot: int, insn: Insn, is_wide: bool) -> Han
     return move_sign_extended
 
 
-def _compile_swap(v: Engine, slot: int, insn: Insn) -> Handler:
-    is_wide = insn.code & 7 == ALU64
-    if insn.off or insn.imm not in (16, 32, 64) or (is_wide and insn.code & 8) or insn.src:
+def _compile_swap(v: Verification, slot: int, insn: Insn) -> Handler:
+    is_wide = insn.code & CLASS_MASK == ALU64
+    if insn.off or insn.imm not in (16, 32, 64) or (is_wide and insn.code & X) or insn.src:
         return _reserved(slot, "a byte swap uses reserved fields")
     if insn.dst == 10:
         return _frame_pointer(slot)
@@ -191,7 +198,7 @@ def _compile_swap(v: Engine, slot: int, insn: Insn) -> Handler:
         if isinstance(value, Pointer) and not v.is_privileged:
             refuse("pointer-arithmetic", slot, f"r{insn.dst} is a pointer and cannot be swapped", insn.dst)
         if isinstance(value, Scalar) and v.profile.at_least(6, 18):
-            is_swap = is_wide or bool(insn.code & 8)
+            is_swap = is_wide or bool(insn.code & X)
             regs[insn.dst] = scalar(arith.swap_bytes(value.range, insn.imm, is_swap))
         else:
             regs[insn.dst] = UNKNOWN_SCALAR
@@ -200,9 +207,9 @@ def _compile_swap(v: Engine, slot: int, insn: Insn) -> Handler:
     return swap
 
 
-def _compile_negate(v: Engine, slot: int, insn: Insn) -> Handler:
-    is_wide = insn.code & 7 == ALU64
-    if insn.code & 8 or insn.src or insn.off or insn.imm:
+def _compile_negate(v: Verification, slot: int, insn: Insn) -> Handler:
+    is_wide = insn.code & CLASS_MASK == ALU64
+    if insn.code & X or insn.src or insn.off or insn.imm:
         return _reserved(slot, "a negation uses reserved fields")
     if insn.dst == 10:
         return _frame_pointer(slot)
@@ -223,9 +230,9 @@ def _compile_negate(v: Engine, slot: int, insn: Insn) -> Handler:
     return negate
 
 
-def _compile_binary(v: Engine, slot: int, insn: Insn) -> Handler:
-    op, is_wide, dst, src = insn.code & 0xF0, insn.code & 7 == ALU64, insn.dst, insn.src
-    is_register = bool(insn.code & 8)
+def _compile_binary(v: Verification, slot: int, insn: Insn) -> Handler:
+    op, is_wide, dst, src = insn.code & OPERATION_MASK, insn.code & CLASS_MASK == ALU64, insn.dst, insn.src
+    is_register = bool(insn.code & X)
     if op > END or (op == END):
         return _reserved(slot, f"there is no ALU operation 0x{op:02x}")
     allowed_off = (0, 1) if op in (DIV, MOD) else (0,)
@@ -243,7 +250,7 @@ def _compile_binary(v: Engine, slot: int, insn: Insn) -> Handler:
     keeps_link = op in (ADD, SUB) and v.is_privileged and v.profile.at_least(6, 12)
     # Some kernels forget even that a 32-bit operation clears the upper half.
     forgets_half = not is_wide and v.profile.at_least(6, 9) and not v.profile.at_least(7, 0)
-    may_fork = op in (arith.AND, arith.OR) and not is_register and v.profile.at_least(6, 18)
+    may_fork = op in (AND, OR) and not is_register and v.profile.at_least(6, 18)
     following = slot + 1
 
     def compute(state: State) -> int:
@@ -286,7 +293,7 @@ def _is_spread_sign(r: Range, is_wide: bool) -> bool:
     return (r.smin, r.smax) == (-1, 0) if is_wide else (r.s32min, r.s32max) == (-1, 0)
 
 
-def _linked_sum(v: Engine, left: Scalar, added: Range, result: Range, is_wide: bool, op: int) -> Scalar:
+def _linked_sum(v: Verification, left: Scalar, added: Range, result: Range, is_wide: bool, op: int) -> Scalar:
     """Keep the link between a number and its copy when a small constant was added."""
     amount = added.smin if op == ADD else -added.smin
     is_simple = is_wide and 0 <= amount <= _S32_MAX and op == ADD
@@ -297,9 +304,9 @@ def _linked_sum(v: Engine, left: Scalar, added: Range, result: Range, is_wide: b
 
 
 def _with_pointer(
-    v: Engine, state: State, slot: int, insn: Insn, left: Scalar | Pointer, right: Scalar | Pointer
+    v: Verification, state: State, slot: int, insn: Insn, left: Scalar | Pointer, right: Scalar | Pointer
 ) -> Scalar | Pointer:
-    op, is_wide = insn.code & 0xF0, insn.code & 7 == ALU64
+    op, is_wide = insn.code & OPERATION_MASK, insn.code & CLASS_MASK == ALU64
     if isinstance(left, Pointer) and isinstance(right, Pointer):
         if left.kind is Kind.ARENA or right.kind is Kind.ARENA:
             return Pointer(Kind.ARENA) if is_wide else UNKNOWN_SCALAR
@@ -309,7 +316,7 @@ def _with_pointer(
         refuse("pointer-arithmetic", slot, f"r{insn.dst} {sign} r{insn.src}: both are pointers", insn.dst, insn.src)
     if isinstance(left, Pointer):
         assert isinstance(right, Scalar)
-        if insn.code & 8:
+        if insn.code & X:
             v.mark_precise(state, insn.src)
         return move_pointer(v, slot, insn, left, right, is_reversed=False)
     assert isinstance(right, Pointer)
@@ -318,10 +325,10 @@ def _with_pointer(
 
 
 def move_pointer(
-    v: Engine, slot: int, insn: Insn, pointer: Pointer, amount: Scalar, *, is_reversed: bool
+    v: Verification, slot: int, insn: Insn, pointer: Pointer, amount: Scalar, *, is_reversed: bool
 ) -> Scalar | Pointer:
     """Return the pointer moved by a number; `is_reversed` if the number stood left of it."""
-    op, is_wide, dst = insn.code & 0xF0, insn.code & 7 == ALU64, insn.dst
+    op, is_wide, dst = insn.code & OPERATION_MASK, insn.code & CLASS_MASK == ALU64, insn.dst
     offset = amount.range
     kind = pointer.kind
     if kind is Kind.ARENA:
@@ -348,7 +355,7 @@ def move_pointer(
         if is_reversed:
             refuse("pointer-arithmetic", slot, f"r{dst}: a pointer is subtracted from a number", dst)
         moved = _subtract(v, slot, dst, pointer, offset)
-    elif op in (0x40, 0x50, XOR):
+    elif op in (OR, AND, XOR):
         refuse("pointer-arithmetic", slot, f"r{dst} {_OP_SIGNS[op]}: a bitwise operation on a pointer", dst)
     else:
         refuse("pointer-arithmetic", slot, f"r{dst}: a pointer can only be added to and subtracted from", dst)
@@ -356,7 +363,7 @@ def move_pointer(
     return moved
 
 
-def _add(v: Engine, pointer: Pointer, offset: Range) -> Pointer:
+def _add(v: Verification, pointer: Pointer, offset: Range) -> Pointer:
     if offset.is_const and _S32_MIN <= pointer.off + offset.smin <= _S32_MAX:
         return pointer.but(off=pointer.off + offset.smin)
     changes = {"var": arith.add(pointer.var, offset)}
@@ -366,7 +373,7 @@ def _add(v: Engine, pointer: Pointer, offset: Range) -> Pointer:
     return pointer.but(**changes)
 
 
-def _subtract(v: Engine, slot: int, dst: int, pointer: Pointer, offset: Range) -> Pointer:
+def _subtract(v: Verification, slot: int, dst: int, pointer: Pointer, offset: Range) -> Pointer:
     if pointer.kind is Kind.STACK:
         refuse("pointer-arithmetic", slot, f"r{dst}: subtraction from a stack pointer", dst)
     if offset.is_const and _S32_MIN <= pointer.off - offset.smin <= _S32_MAX:

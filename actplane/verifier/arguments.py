@@ -5,21 +5,19 @@ Arguments of helpers: whether what a register holds is what the prototype asks f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from actplane.asm.uapi import MapType, ProgType
-from actplane.verifier import btf_access, dynptrs, memory, refs, stack
+from actplane.verifier import btf_access, context, dynptrs, kptrs, memory, refs, stack
 from actplane.verifier.btf_walk import holds_struct
+from actplane.verifier.call_facts import Call
 from actplane.verifier.helper_table import READS_PACKET, Arg, Prototype
-from actplane.verifier.maps import MapFacts
+from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import State
 from actplane.verifier.types import BtfKind
-from actplane.verifier.values import ZERO, Flag, Kind, Pointer, Scalar, Value, name_of
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine
+from actplane.verifier.values import ZERO, Pointer, Scalar, Value, name_of
+from actplane.verifier.verification import Verification
 
 MAX_SIZE: Final = 1 << 29
 
@@ -35,32 +33,7 @@ _MOVABLE: Final = frozenset(
 )
 
 
-@dataclass(slots=True)
-class Call:
-    """What the arguments of one call have said so far."""
-
-    helper: int
-    name: str
-    slot: int
-    map: MapFacts | None = None
-    map_uid: int = 0
-    written: tuple[int, Pointer, int] | None = None
-    """Memory that the helper fills: register, pointer, bytes."""
-    max_size: int = 0
-    ref: int = 0
-    """The reference of an argument."""
-    release: int = 0
-    """The register whose reference the helper takes back."""
-    callback: int = -1
-    """The first slot of the function passed as a callback."""
-    pointer: Pointer | None = None
-    alloc_size: int = 0
-    dynptr: Any = None
-    kptr: Any = None
-    extra: dict[str, Any] = field(default_factory=dict[str, Any])
-
-
-def check(v: Engine, state: State, call: Call, index: int, proto: Prototype) -> None:
+def check(v: Verification, state: State, call: Call, index: int, proto: Prototype) -> None:
     """Check argument `index` (0 is r1) of a call against its prototype."""
     arg = proto.args[index]
     reg = index + 1
@@ -81,7 +54,7 @@ def check(v: Engine, state: State, call: Call, index: int, proto: Prototype) -> 
     _CHECKS[arg.kind](v, state, call, reg, value, arg)
 
 
-def _check_packet_argument(v: Engine, call: Call, reg: int, value: Pointer) -> None:
+def _check_packet_argument(v: Verification, call: Call, reg: int, value: Pointer) -> None:
     if value.kind not in _PACKETS:
         return
     is_allowed = v.prog_type is ProgType.BPF_PROG_TYPE_CGROUP_SOCKOPT or (
@@ -121,7 +94,7 @@ def check_fixed(call: Call, reg: int, value: Pointer) -> None:
         refuse(id_, call.slot, f"r{reg} is {value.type_name} at an offset, expected its start", reg)
 
 
-def _map(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _map(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     pointer = _pointer(call, reg, value, frozenset({Kind.MAP_PTR}), "map_ptr")
     check_fixed(call, reg, pointer)
     if call.extra.get("timer_map") is not None:
@@ -131,7 +104,7 @@ def _map(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) 
     call.map, call.map_uid = pointer.map, pointer.map_uid
 
 
-def _key(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _key(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     pointer = _pointer(call, reg, value, _KEYS, "fp, pkt, map_key, map_value")
     assert call.map is not None
     size = call.map.spec.key_size
@@ -139,7 +112,7 @@ def _key(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) 
     check_memory(v, state, call, reg, pointer, size, allows_nothing=False, is_write=False)
 
 
-def _value(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _value(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     if call.map is not None and call.map.spec.type in _SOCKET_MAPS:
         _sk(v, state, call, reg, value, arg)
         return
@@ -150,7 +123,7 @@ def _value(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg
     check_memory(v, state, call, reg, pointer, call.map.spec.value_size, allows_nothing=False, is_write=False)
 
 
-def _empty_value(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _empty_value(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     pointer = _pointer(call, reg, value, _KEYS | {Kind.MEM}, "fp, pkt, map_key, map_value, mem")
     assert call.map is not None
     size = call.map.spec.value_size
@@ -165,7 +138,7 @@ def _empty_value(v: Engine, state: State, call: Call, reg: int, value: Value, ar
 _MEM_TEXT: Final = "fp, pkt, pkt_meta, map_key, map_value, mem, ringbuf_mem, buf, trusted_ptr_"
 
 
-def _memory(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _memory(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     pointer = _pointer(call, reg, value, _MEMORY, _MEM_TEXT, nullable=arg.is_nullable)
     if call.name == "bpf_dynptr_from_mem" and pointer.kind is not Kind.MAP_VALUE:
         refuse("dynptr", call.slot, f"r{reg} is {pointer.type_name}: a dynptr can be made of a map value only", reg)
@@ -191,7 +164,7 @@ def _memory(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Ar
             call.written = (reg, pointer, size)
 
 
-def _size(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _size(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     """A length belongs to the memory in the argument before it."""
     if not isinstance(value, Scalar):
         wrong_type(call, reg, value, "scalar")
@@ -203,7 +176,7 @@ def _size(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg)
 
 
 def check_sized(
-    v: Engine,
+    v: Verification,
     state: State,
     call: Call,
     reg: int,
@@ -243,7 +216,7 @@ def check_sized(
 
 
 def check_memory(
-    v: Engine,
+    v: Verification,
     state: State,
     call: Call,
     reg: int,
@@ -296,15 +269,13 @@ def check_memory(
     elif kind is Kind.BTF_ID:
         btf_access.access(v, state, slot, reg, pointer, off, size, is_write=is_write)
     elif kind is Kind.CTX and call.extra.get("context_is_memory"):
-        from actplane.verifier import context
-
         context.access(v, state, slot, reg, pointer, off + size - 1, 1, is_write=is_write, source=-1)
     else:
         wrong_type(call, reg, pointer, _MEM_TEXT)
 
 
 def _check_map_value(
-    v: Engine, call: Call, reg: int, pointer: Pointer, size: int, *, allows_nothing: bool, is_write: bool
+    v: Verification, call: Call, reg: int, pointer: Pointer, size: int, *, allows_nothing: bool, is_write: bool
 ) -> None:
     facts = pointer.map
     assert facts is not None
@@ -327,12 +298,12 @@ def _check_map_value(
         memory.check_special_fields(v, call.slot, reg, pointer, pointer.off, size, is_direct=False)
 
 
-def _ctx(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _ctx(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     pointer = _pointer(call, reg, value, frozenset({Kind.CTX}), "ctx")
     check_fixed(call, reg, pointer)
 
 
-def _btf(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _btf(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     pointer = _pointer(
         call, reg, value, frozenset({Kind.BTF_ID}), "ptr_, trusted_ptr_, rcu_ptr_", nullable=arg.is_nullable
     )
@@ -349,7 +320,7 @@ def _btf(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) 
         refuse("argument-type", call.slot, f"r{reg} points at struct {name}, expected {arg.detail}", reg)
 
 
-def _sk(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _sk(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     allowed = _SOCK_COMMON | {Kind.BTF_ID}
     is_nullable = call.name == "bpf_sk_assign" and v.prog_type is ProgType.BPF_PROG_TYPE_SK_LOOKUP
     if is_nullable and isinstance(value, Scalar) and value.range.is_const and not value.range.value:
@@ -370,7 +341,7 @@ def _sk(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -
         call.release = reg
 
 
-def _is_sock(v: Engine, call: Call, reg: int, pointer: Pointer) -> None:
+def _is_sock(v: Verification, call: Call, reg: int, pointer: Pointer) -> None:
     types = v.subject.types
     if types is None or pointer.types is None:
         return
@@ -380,12 +351,12 @@ def _is_sock(v: Engine, call: Call, reg: int, pointer: Pointer) -> None:
         refuse("argument-type", call.slot, f"r{reg} points at struct {name}, expected a socket", reg)
 
 
-def _sock_common(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _sock_common(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     pointer = _pointer(call, reg, value, _SOCK_COMMON, "sock_common, sock, tcp_sock, xdp_sock")
     check_fixed(call, reg, pointer)
 
 
-def _record(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _record(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     pointer = _pointer(call, reg, value, frozenset({Kind.MEM}), "ringbuf_mem")
     if not pointer.flags & Flag.RINGBUF:
         wrong_type(call, reg, value, "ringbuf_mem")
@@ -396,7 +367,7 @@ def _record(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Ar
     call.release = reg
 
 
-def _alloc_size(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _alloc_size(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     if not isinstance(value, Scalar):
         wrong_type(call, reg, value, "scalar")
     assert isinstance(value, Scalar)
@@ -406,21 +377,21 @@ def _alloc_size(v: Engine, state: State, call: Call, reg: int, value: Value, arg
     v.mark_precise(state, reg)
 
 
-def _func(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _func(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     pointer = _pointer(call, reg, value, frozenset({Kind.FUNC}), "func")
     check_fixed(call, reg, pointer)
     call.callback = pointer.detail
 
 
-def _stack(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _stack(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     _pointer(call, reg, value, frozenset({Kind.STACK}), "fp")
 
 
-def _string(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _string(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     check_constant_string(v, call, reg, value)
 
 
-def check_constant_string(v: Engine, call: Call, reg: int, value: Value) -> None:
+def check_constant_string(v: Verification, call: Call, reg: int, value: Value) -> None:
     """Refuse anything but a terminated string in a frozen, read-only map."""
     pointer = _pointer(call, reg, value, frozenset({Kind.MAP_VALUE}), "map_value")
     facts = pointer.map
@@ -445,17 +416,17 @@ def check_constant_string(v: Engine, call: Call, reg: int, value: Value) -> None
         refuse("argument-constant", call.slot, f"r{reg}: the string is not terminated", reg)
 
 
-def _lock(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _lock(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     refs.check_lock(v, state, call, reg, value, takes=call.name == "bpf_spin_lock")
 
 
-def _timer(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _timer(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     pointer = _pointer(call, reg, value, frozenset({Kind.MAP_VALUE}), "map_value")
     refs.check_field(v, call, reg, pointer, "timer")
     call.extra["timer_map"] = (pointer.map, pointer.map_uid)
 
 
-def _percpu(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _percpu(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     pointer = _pointer(call, reg, value, frozenset({Kind.BTF_ID}), "percpu_ptr_")
     if not pointer.flags & Flag.PERCPU or pointer.flags & (Flag.UNTRUSTED | Flag.USER):
         wrong_type(call, reg, value, "percpu_ptr_, percpu_rcu_ptr_, percpu_trusted_ptr_")
@@ -464,23 +435,19 @@ def _percpu(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Ar
     call.pointer = pointer
 
 
-def _kptr(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
-    from actplane.verifier import kptrs
-
+def _kptr(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     kptrs.check_exchange(v, state, call, reg, value)
 
 
-def _object(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
-    from actplane.verifier import kptrs
-
+def _object(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     kptrs.check_new_object(v, state, call, reg, value)
 
 
-def _dynptr(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
+def _dynptr(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     dynptrs.check_argument(v, state, call, reg, value, arg)
 
 
-Check = Callable[["Engine", State, Call, int, Value, Arg], None]
+Check = Callable[["Verification", State, Call, int, Value, Arg], None]
 
 _CHECKS: Final[dict[str, Check]] = {
     "map": _map,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from actplane.asm.isa import ADD, AND, ARSH, LSH, MUL, OR, RSH, SUB, XOR
 from actplane.verifier import tnum
 from actplane.verifier.scalar import (
     FULL_BOUNDS,
@@ -27,22 +28,6 @@ from actplane.verifier.scalar import (
     zero_extend32,
 )
 from actplane.verifier.tnum import U32, U64
-
-# The operation field of an ALU instruction (code & 0xf0).
-ADD: Final = 0x00
-SUB: Final = 0x10
-MUL: Final = 0x20
-DIV: Final = 0x30
-OR: Final = 0x40
-AND: Final = 0x50
-LSH: Final = 0x60
-RSH: Final = 0x70
-NEG: Final = 0x80
-MOD: Final = 0x90
-XOR: Final = 0xA0
-MOV: Final = 0xB0
-ARSH: Final = 0xC0
-END: Final = 0xD0
 
 _FULL_U64: Final = (0, U64)
 _FULL_S64: Final = (S64_MIN, S64_MAX)

@@ -6,18 +6,17 @@ arguments and what it returns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from actplane.asm.program import Program
 from actplane.asm.uapi import AttachType, ProgType
 from actplane.verifier.btf_walk import bare, is_number, is_struct, pointee, type_tags
+from actplane.verifier.kinds import Flag, Kind
+from actplane.verifier.profiles import KernelProfile
 from actplane.verifier.refusals import refuse
 from actplane.verifier.scalar import between_signed
 from actplane.verifier.types import BtfKind, Type, TypeProvider
-from actplane.verifier.values import UNKNOWN_SCALAR, Flag, Kind, Pointer, Scalar, scalar
-
-if TYPE_CHECKING:
-    from actplane.verifier.profiles import KernelProfile
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, scalar
 
 MAX_ARGS: Final = 12
 

@@ -5,17 +5,17 @@ there can be trusted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from actplane.asm.uapi import MapType
 from actplane.verifier.btf_walk import Found, member_at
+from actplane.verifier.kinds import Flag, Kind
+from actplane.verifier.maps import special_fields
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import State
 from actplane.verifier.types import BtfKind
-from actplane.verifier.values import UNKNOWN_SCALAR, Flag, Kind, Pointer, Value
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Value
+from actplane.verifier.verification import Verification
 
 # Members that stay trusted when they are reached through a trusted pointer, by struct.
 _TRUSTED: Final = {
@@ -94,7 +94,7 @@ def struct_name(pointer: Pointer) -> str:
 
 
 def access(
-    v: Engine, state: State, slot: int, reg: int, base: Pointer, off: int, size: int, *, is_write: bool
+    v: Verification, state: State, slot: int, reg: int, base: Pointer, off: int, size: int, *, is_write: bool
 ) -> Value:
     """Check an access through a pointer to a struct. Return what a load yields."""
     name = struct_name(base)
@@ -132,7 +132,7 @@ def access(
     return Pointer(Kind.BTF_ID, flags=flags, types=types, type_id=found.type_id, id=id_)
 
 
-def _flags_after(v: Engine, state: State, base: Pointer, name: str, found: Found) -> int:
+def _flags_after(v: Verification, state: State, base: Pointer, name: str, found: Found) -> int:
     flags = found.flags
     member = found.member
     if base.flags & Flag.UNTRUSTED:
@@ -156,7 +156,7 @@ def _flags_after(v: Engine, state: State, base: Pointer, name: str, found: Found
     return flags & ~_TRUST_FLAGS
 
 
-def _may_write(v: Engine, name: str, base: Pointer, off: int, size: int) -> bool:
+def _may_write(v: Verification, name: str, base: Pointer, off: int, size: int) -> bool:
     if v.prog_type.name == "BPF_PROG_TYPE_STRUCT_OPS":
         return name in ("tcp_sock", "sock", "inet_connection_sock", "task_struct")
     if v.prog_type.name in ("BPF_PROG_TYPE_SCHED_CLS", "BPF_PROG_TYPE_XDP") and name == "nf_conn":
@@ -167,16 +167,14 @@ def _may_write(v: Engine, name: str, base: Pointer, off: int, size: int) -> bool
     return False
 
 
-def _check_allocated(v: Engine, state: State, slot: int, reg: int, base: Pointer, off: int, size: int) -> None:
-    from actplane.verifier.maps import special_fields
-
+def _check_allocated(v: Verification, state: State, slot: int, reg: int, base: Pointer, off: int, size: int) -> None:
     assert base.types is not None
     for item in special_fields(base.types, base.type_id):
         if off < item.off + item.size and item.off < off + size:
             refuse("map-value-access", slot, f"r{reg}: direct access to the {item.what} at {item.off}", reg)
 
 
-def member_of_map(v: Engine, base: Pointer, off: int, size: int) -> Found:
+def member_of_map(v: Verification, base: Pointer, off: int, size: int) -> Found:
     """Return what lies at an offset of the kernel's struct behind a map pointer."""
     types = v.subject.types
     assert types is not None

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from actplane.verifier.kinds import Flag
 from actplane.verifier.types import BtfKind, Type, TypeProvider
-from actplane.verifier.values import Flag
 
 _MODIFIERS: Final = frozenset(
     {BtfKind.TYPEDEF, BtfKind.VOLATILE, BtfKind.CONST, BtfKind.RESTRICT, BtfKind.TYPE_TAG, BtfKind.DECL_TAG}

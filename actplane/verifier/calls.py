@@ -4,14 +4,15 @@ Calls of helpers: whether the program may call it, whether the arguments fit, wh
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from actplane.asm.insn import Insn
 from actplane.asm.uapi import AttachType, HelperId, MapType, ProgType
-from actplane.verifier import arguments, dynptrs, memory, refs, stack, subprograms
+from actplane.verifier import arguments, dynptrs, kptrs, memory, refs, stack, subprograms
 from actplane.verifier.access_tables import GPL_ONLY_IDS
-from actplane.verifier.arguments import Call
+from actplane.verifier.attach import SLEEPABLE_HOOKS
 from actplane.verifier.btf_walk import is_struct, size_of, strip
+from actplane.verifier.call_facts import Call
 from actplane.verifier.context import type_names
 from actplane.verifier.flow import SYNC_CALLBACK_HELPERS
 from actplane.verifier.helper_table import (
@@ -25,18 +26,17 @@ from actplane.verifier.helper_table import (
     prototypes,
     works_on,
 )
+from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
 from actplane.verifier.scalar import between_signed
 from actplane.verifier.state import State
 from actplane.verifier.types import BtfKind
-from actplane.verifier.values import UNKNOWN_SCALAR, Flag, Kind, Pointer, Scalar, Value, scalar
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, scalar
+from actplane.verifier.verification import Handler, Verification
 
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine, Handler
-
-TAIL_CALL: Final = 12
-SPIN_UNLOCK: Final = 94
-KPTR_XCHG: Final = 194
+TAIL_CALL: Final = HelperId.bpf_tail_call
+SPIN_UNLOCK: Final = HelperId.bpf_spin_unlock
+KPTR_XCHG: Final = HelperId.bpf_kptr_xchg
 
 _PER_TYPE: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     # Helpers of one number with another prototype in some kinds of programs.
@@ -61,7 +61,7 @@ _CLASSID_FROM_PACKET: Final = frozenset({"SCHED_CLS", "SCHED_ACT", "LWT_IN", "LW
 _NO_PREEMPTION_HELPERS: Final = SLEEPS
 
 
-def compile_helper_call(v: Engine, slot: int, insn: Insn) -> Handler:
+def compile_helper_call(v: Verification, slot: int, insn: Insn) -> Handler:
     """Return the handler of a call to a helper."""
     helper = insn.imm
     problem = _forbidden(v, helper)
@@ -82,7 +82,7 @@ def compile_helper_call(v: Engine, slot: int, insn: Insn) -> Handler:
     return call
 
 
-def _prototype(v: Engine, helper: int) -> Prototype:
+def _prototype(v: Verification, helper: int) -> Prototype:
     proto = prototypes()[helper]
     prog, _ = type_names(v)
     name = proto.name.removeprefix("bpf_")
@@ -94,7 +94,7 @@ def _prototype(v: Engine, helper: int) -> Prototype:
     return Prototype(proto.name, proto.returns, tuple(map(parse_argument, special)))
 
 
-def _forbidden(v: Engine, helper: int) -> tuple[str, str] | None:
+def _forbidden(v: Verification, helper: int) -> tuple[str, str] | None:
     if helper not in prototypes():
         return "unknown-helper", f"there is no helper {helper}"
     name = prototypes()[helper].name
@@ -122,7 +122,7 @@ _SOCKOPT_HOOKS: Final = frozenset(
 )
 
 
-def _forbidden_here(v: Engine, name: str) -> tuple[str, str] | None:
+def _forbidden_here(v: Verification, name: str) -> tuple[str, str] | None:
     attach = v.program.attach_type
     if name == "bpf_get_func_ret" and attach is AttachType.BPF_TRACE_FENTRY:
         return None
@@ -138,19 +138,17 @@ vfs_fallocate vfs_getattr vfs_truncate
 _D_PATH_HOOKS: Final = frozenset(_D_PATH.split())
 
 
-def _may_call_d_path(v: Engine) -> bool:
+def _may_call_d_path(v: Verification) -> bool:
     if v.prog_type is ProgType.BPF_PROG_TYPE_TRACING:
         if v.program.attach_type is AttachType.BPF_TRACE_ITER:
             return True
         return (v.program.attach_to or "") in _D_PATH_HOOKS
     if v.prog_type is ProgType.BPF_PROG_TYPE_LSM:
-        from actplane.verifier.attach import SLEEPABLE_HOOKS
-
         return (v.program.attach_to or "") in SLEEPABLE_HOOKS
     return False
 
 
-def _call(v: Engine, state: State, slot: int, helper: int, proto: Prototype) -> int:
+def _call(v: Verification, state: State, slot: int, helper: int, proto: Prototype) -> int:
     if state.locks and helper not in (SPIN_UNLOCK, KPTR_XCHG):
         refuse("lock", slot, f"{proto.name} is called while a lock is held")
     if helper in _NO_PREEMPTION_HELPERS and (state.rcu_depth or state.preempt_off or state.irq_id):
@@ -162,8 +160,6 @@ def _call(v: Engine, state: State, slot: int, helper: int, proto: Prototype) -> 
             call.extra["memory"] = proto.args[index - 1].kind
         arguments.check(v, state, call, index, proto)
     if helper == KPTR_XCHG:
-        from actplane.verifier import kptrs
-
         kptrs.finish_exchange(v, state, call)
     _check_map(v, state, call)
     _check_special(v, state, call, helper)
@@ -174,7 +170,7 @@ def _call(v: Engine, state: State, slot: int, helper: int, proto: Prototype) -> 
     return slot + 1
 
 
-def _check_map(v: Engine, state: State, call: Call) -> None:
+def _check_map(v: Verification, state: State, call: Call) -> None:
     facts = call.map
     if facts is None:
         return
@@ -199,7 +195,7 @@ _SOCKMAP_UPDATERS: Final = frozenset(
 )
 
 
-def _check_special(v: Engine, state: State, call: Call, helper: int) -> None:
+def _check_special(v: Verification, state: State, call: Call, helper: int) -> None:
     regs = state.frames[-1].regs
     if helper == TAIL_CALL:
         refs.check_nothing_held(v, state, call.slot, "tail call", is_exit=False)
@@ -217,11 +213,10 @@ def _check_special(v: Engine, state: State, call: Call, helper: int) -> None:
     elif call.name == "bpf_dynptr_write" and call.dynptr is not None and call.dynptr.kind in ("skb", "skb_meta"):
         refs.forget_packet(state)
     if helper in CHANGES_PACKET and (helper != TAIL_CALL or v.profile.at_least(6, 12)):
-        v.changes_packet = True
         refs.forget_packet(state)
 
 
-def _check_format(v: Engine, state: State, call: Call) -> None:
+def _check_format(v: Verification, state: State, call: Call) -> None:
     """The data of a format string is an array of 8-byte arguments."""
     regs = state.frames[-1].regs
     length = regs[5 if call.name == "bpf_snprintf" else 4]
@@ -229,7 +224,7 @@ def _check_format(v: Engine, state: State, call: Call) -> None:
         refuse("argument-size", call.slot, "the length of the format's arguments must be a multiple of 8")
 
 
-def _write_results(v: Engine, state: State, call: Call) -> None:
+def _write_results(v: Verification, state: State, call: Call) -> None:
     if call.written is None:
         return
     reg, pointer, size = call.written
@@ -242,7 +237,7 @@ def _write_results(v: Engine, state: State, call: Call) -> None:
         memory.access(v, state, call.slot, reg, pointer, size - 1, 1, is_write=True)
 
 
-def _finish(v: Engine, state: State, call: Call, proto: Prototype, regs: list[Value | None]) -> None:
+def _finish(v: Verification, state: State, call: Call, proto: Prototype, regs: list[Value | None]) -> None:
     if "end_dynptr" in call.extra:
         dynptrs.end(v, state, call.extra["end_dynptr"])
     elif call.release:
@@ -257,7 +252,7 @@ def _finish(v: Engine, state: State, call: Call, proto: Prototype, regs: list[Va
     regs[0] = _result(v, state, call, proto, first)
 
 
-def _result(v: Engine, state: State, call: Call, proto: Prototype, first: Value | None) -> Value | None:
+def _result(v: Verification, state: State, call: Call, proto: Prototype, first: Value | None) -> Value | None:
     kind, detail = proto.returns.kind, proto.returns.detail
     if kind == "void":
         return None
@@ -276,7 +271,7 @@ def _result(v: Engine, state: State, call: Call, proto: Prototype, first: Value 
     return _pointer_result(v, call, kind, detail, flags, id_, ref)
 
 
-def _pointer_result(v: Engine, call: Call, kind: str, detail: str, flags: int, id_: int, ref: int) -> Value:
+def _pointer_result(v: Verification, call: Call, kind: str, detail: str, flags: int, id_: int, ref: int) -> Value:
     if kind == "map_value":
         assert call.map is not None
         uid = id_ if call.map.inner is not None else call.map_uid
@@ -320,7 +315,7 @@ def _pointer_result(v: Engine, call: Call, kind: str, detail: str, flags: int, i
     return Pointer(Kind.BTF_ID, flags=flags, types=types, type_id=type_id, id=id_, ref=ref)
 
 
-def _percpu_result(v: Engine, call: Call, flags: int, id_: int) -> Value:
+def _percpu_result(v: Verification, call: Call, flags: int, id_: int) -> Value:
     pointer = call.pointer
     assert pointer is not None
     assert pointer.types is not None
@@ -335,7 +330,7 @@ def _percpu_result(v: Engine, call: Call, flags: int, id_: int) -> Value:
     return Pointer(Kind.MEM, flags=flags | Flag.RDONLY, size=size, id=id_)
 
 
-def _always_finds(v: Engine, state: State, call: Call) -> bool:
+def _always_finds(v: Verification, state: State, call: Call) -> bool:
     """Whether the key is a constant that an array has an element for."""
     facts, key = call.map, call.extra.get("key")
     if facts is None or facts.spec.type not in _ARRAYS or not v.profile.at_least(6, 14):
@@ -357,7 +352,7 @@ def _looks_up_socket(call: Call) -> bool:
     )
 
 
-def _number(v: Engine, call: Call) -> Scalar:
+def _number(v: Verification, call: Call) -> Scalar:
     if call.helper in BOUNDED_RESULT:
         return scalar(between_signed(-4095, min(call.max_size, (1 << 31) - 1)))
     if call.name == "bpf_get_smp_processor_id" and v.profile.at_least(6, 6):

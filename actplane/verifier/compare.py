@@ -6,26 +6,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from actplane.asm.isa import JEQ, JGE, JGT, JLE, JLT, JNE, JSET, JSGE, JSGT, JSLE, JSLT
 from actplane.verifier import tnum
 from actplane.verifier.scalar import Bounds, Range, make, signed32, signed64
 from actplane.verifier.tnum import U32, U64
 
-# The operation field of a jump instruction (code & 0xf0).
-JA: Final = 0x00
-JEQ: Final = 0x10
-JGT: Final = 0x20
-JGE: Final = 0x30
-JSET: Final = 0x40
-JNE: Final = 0x50
-JSGT: Final = 0x60
-JSGE: Final = 0x70
-CALL: Final = 0x80
-EXIT: Final = 0x90
-JLT: Final = 0xA0
-JLE: Final = 0xB0
-JSLT: Final = 0xC0
-JSLE: Final = 0xD0
-JNOT_SET: Final = 0x140
+JNOT_SET: Final = 0x100 | JSET
 """Not an instruction: what holds where JSET was not taken."""
 
 NEGATED: Final = {

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from actplane.asm.uapi import ProgType
 from actplane.verifier import context_tables
+from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import State
-from actplane.verifier.values import UNKNOWN_SCALAR, Flag, Kind, Pointer, Value
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Value
+from actplane.verifier.verification import Verification
 
 
-def type_names(v: Engine) -> tuple[str, str]:
+def type_names(v: Verification) -> tuple[str, str]:
     """Return the names of the program and attach type without their prefixes."""
     attach = v.program.attach_type
     prog = v.prog_type.name.removeprefix("BPF_PROG_TYPE_")
@@ -22,7 +21,16 @@ def type_names(v: Engine) -> tuple[str, str]:
 
 
 def access(
-    v: Engine, state: State, slot: int, reg: int, base: Pointer, off: int, size: int, *, is_write: bool, source: int
+    v: Verification,
+    state: State,
+    slot: int,
+    reg: int,
+    base: Pointer,
+    off: int,
+    size: int,
+    *,
+    is_write: bool,
+    source: int,
 ) -> Value:
     """Check an access to the context; `off` has the pointer's own offset in it. Return what a load yields."""
     var = base.var
@@ -43,7 +51,7 @@ def access(
     return _listed_field(v, slot, reg, off, size, is_write, source)
 
 
-def _attach_argument(v: Engine, slot: int, reg: int, off: int, size: int, is_write: bool) -> Value:
+def _attach_argument(v: Verification, slot: int, reg: int, off: int, size: int, is_write: bool) -> Value:
     point = v.subject.attach
     words = f"r{reg}: {size} bytes at offset {off} of the arguments of {point.name}"
     is_lsm = v.prog_type is ProgType.BPF_PROG_TYPE_LSM
@@ -73,7 +81,7 @@ def _attach_argument(v: Engine, slot: int, reg: int, off: int, size: int, is_wri
     return value if value is not None else UNKNOWN_SCALAR
 
 
-def _listed_field(v: Engine, slot: int, reg: int, off: int, size: int, is_write: bool, source: int) -> Value:
+def _listed_field(v: Verification, slot: int, reg: int, off: int, size: int, is_write: bool, source: int) -> Value:
     prog, attach = type_names(v)
     layout = context_tables.layout_of(prog, attach, v.profile.version)
     if layout is None:
@@ -92,7 +100,7 @@ def _listed_field(v: Engine, slot: int, reg: int, off: int, size: int, is_write:
     return Pointer(found.kind, flags=found.flags, id=id_)
 
 
-def _netfilter_field(v: Engine, off: int) -> Value:
+def _netfilter_field(v: Verification, off: int) -> Value:
     types = v.subject.types
     name = ("nf_hook_state", "sk_buff")[off // 8]
     type_id = types.id_of(4, name) if types is not None else None
@@ -106,7 +114,7 @@ _SOCK_WIDE: Final = frozenset({0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 
 _SOCK_NARROW: Final = frozenset({*range(24, 44), *range(52, 72), 44, 45, 48, 49, 4, 8, 12, 72, 76})
 
 
-def access_socket(v: Engine, slot: int, reg: int, base: Pointer, off: int, size: int, *, is_write: bool) -> Value:
+def access_socket(v: Verification, slot: int, reg: int, base: Pointer, off: int, size: int, *, is_write: bool) -> Value:
     """Check a load from a socket."""
     if base.flags & Flag.NULL:
         refuse("null-dereference", slot, f"r{reg} is {base.type_name} and may be null", reg)

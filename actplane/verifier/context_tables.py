@@ -11,7 +11,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Final, NamedTuple
 
-from actplane.verifier.values import Flag, Kind
+from actplane.verifier.kinds import Flag, Kind
 
 _SKB_NARROW: Final = "r1:0-71,84-87,164-167,176-179 r2:0-70,84-86,164-166,176-178"
 _SKB_CB: Final = "w1:48-67 w2:48-66"

@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from actplane.asm.insn import Insn, MapFd, MapValue
-from actplane.asm.uapi import ProgType
-from actplane.verifier import refs
-from actplane.verifier.alu import compile_alu
-from actplane.verifier.calls import compile_helper_call
-from actplane.verifier.flow import (
+from actplane.asm.isa import (
+    ABS,
     ALU,
     ALU64,
     CALL,
+    CLASS_MASK,
+    DW,
     EXIT,
-    HELPER_CALL,
-    KFUNC_CALL,
+    IND,
     LD,
     LD_IMM64,
     LDX,
+    MODE_MASK,
+    OP_CALL,
+    OPERATION_MASK,
+    PSEUDO_BTF_ID,
     PSEUDO_CALL,
     PSEUDO_FUNC,
+    PSEUDO_KFUNC_CALL,
+    SIZE_MASK,
     ST,
     STX,
 )
+from actplane.asm.uapi import MapType, ProgType
+from actplane.verifier import refs
+from actplane.verifier.alu import compile_alu
+from actplane.verifier.calls import compile_helper_call
+from actplane.verifier.flow import HELPER_CALL
 from actplane.verifier.jumps import compile_jump
+from actplane.verifier.kfuncs import compile_kfunc_call
+from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.memory import compile_memory
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import State
 from actplane.verifier.subprograms import compile_exit, compile_subprogram_call
-from actplane.verifier.values import UNKNOWN_SCALAR, Flag, Kind, Pointer, Value, known
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine, Handler
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Value, known
+from actplane.verifier.verification import Handler, Verification
 
 
-def compile_insn(v: Engine, slot: int) -> Handler:
+def compile_insn(v: Verification, slot: int) -> Handler:
     """Return the function that carries out the instruction at a slot on a state."""
     insn = v.code.at[slot]
     if insn is None:
@@ -43,7 +50,7 @@ def compile_insn(v: Engine, slot: int) -> Handler:
     for reg in (insn.dst, insn.src):
         if reg > 10:
             return _refusal("bad-instruction", slot, f"there is no register r{reg}")
-    kind = insn.code & 7
+    kind = insn.code & CLASS_MASK
     if kind in (ALU, ALU64):
         return compile_alu(v, slot, insn)
     if kind in (LDX, ST, STX):
@@ -52,7 +59,7 @@ def compile_insn(v: Engine, slot: int) -> Handler:
         return _compile_ld(v, slot, insn)
     if insn.code == EXIT:
         return compile_exit(v, slot, insn)
-    if insn.code & 0xF0 == 0x80:
+    if insn.code & OPERATION_MASK == OP_CALL:
         return _compile_call(v, slot, insn)
     return compile_jump(v, slot, insn)
 
@@ -64,22 +71,20 @@ def _refusal(id_: str, slot: int, claim: str) -> Handler:
     return handler
 
 
-def _compile_call(v: Engine, slot: int, insn: Insn) -> Handler:
+def _compile_call(v: Verification, slot: int, insn: Insn) -> Handler:
     if insn.code != CALL:
         return _refusal("bad-instruction", slot, "there is no call through a register")
     if insn.src == HELPER_CALL:
         return compile_helper_call(v, slot, insn)
     if insn.src == PSEUDO_CALL:
         return compile_subprogram_call(v, slot, insn)
-    if insn.src == KFUNC_CALL:
-        from actplane.verifier.kfuncs import compile_kfunc_call
-
+    if insn.src == PSEUDO_KFUNC_CALL:
         return compile_kfunc_call(v, slot, insn)
     return _refusal("bad-instruction", slot, f"there is no kind of call {insn.src}")
 
 
-def _compile_ld(v: Engine, slot: int, insn: Insn) -> Handler:
-    if insn.code & 0xE0 in (0x20, 0x40) and insn.code & 0x18 != 0x18:
+def _compile_ld(v: Verification, slot: int, insn: Insn) -> Handler:
+    if insn.code & MODE_MASK in (ABS, IND) and insn.code & SIZE_MASK != DW:
         return _compile_packet_load(v, slot, insn)
     if insn.code != LD_IMM64:
         return _refusal("bad-instruction", slot, f"there is no instruction 0x{insn.code:02x}")
@@ -97,7 +102,7 @@ def _compile_ld(v: Engine, slot: int, insn: Insn) -> Handler:
     return load
 
 
-def _loaded_value(v: Engine, slot: int, insn: Insn) -> Value:
+def _loaded_value(v: Verification, slot: int, insn: Insn) -> Value:
     symbol = insn.symbol
     if isinstance(symbol, MapFd):
         facts = v.subject.maps.get(symbol.name)
@@ -108,7 +113,7 @@ def _loaded_value(v: Engine, slot: int, insn: Insn) -> Value:
         facts = v.subject.maps.get(symbol.name)
         if facts is None:
             refuse("bad-map", slot, f"there is no map {symbol.name!r}")
-        if facts.spec.type == 33:
+        if facts.spec.type is MapType.BPF_MAP_TYPE_ARENA:
             return Pointer(Kind.ARENA)
         return Pointer(Kind.MAP_VALUE, map=facts, off=symbol.offset_bytes)
     if insn.src == PSEUDO_FUNC:
@@ -117,7 +122,7 @@ def _loaded_value(v: Engine, slot: int, insn: Insn) -> Value:
         return Pointer(Kind.FUNC, detail=target)
     if insn.src == 0:
         return known(insn.imm)
-    if insn.src == 3:
+    if insn.src == PSEUDO_BTF_ID:
         found: Value | None = v.subject.notes.get("ksyms", {}).get(slot)
         if found is not None:
             return found
@@ -130,9 +135,9 @@ _CLASSIC: frozenset[ProgType] = frozenset(
 )
 
 
-def _compile_packet_load(v: Engine, slot: int, insn: Insn) -> Handler:
+def _compile_packet_load(v: Verification, slot: int, insn: Insn) -> Handler:
     """LD_ABS and LD_IND: load from the packet through the context in r6, or end the program."""
-    is_indirect = insn.code & 0xE0 == 0x40
+    is_indirect = insn.code & MODE_MASK == IND
 
     def load(state: State) -> int:
         if v.prog_type not in _CLASSIC:

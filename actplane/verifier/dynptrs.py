@@ -4,16 +4,16 @@ Dynptrs: handles of memory whose size is known at run time only, kept in 16 byte
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from actplane.verifier.pruning import mark_read
+from actplane.verifier.call_facts import Call
+from actplane.verifier.checkpoint import mark_read
+from actplane.verifier.kinds import Kind
+from actplane.verifier.refs import forget
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import ALL_DYNPTR, DYNPTR, DynptrSlot, Frame, Ref, Slot, State
-from actplane.verifier.values import Kind, Pointer, Value, name_of
-
-if TYPE_CHECKING:
-    from actplane.verifier.arguments import Call
-    from actplane.verifier.engine import Engine
+from actplane.verifier.values import Pointer, Value, name_of
+from actplane.verifier.verification import Verification
 
 
 def slots_of(call: Call, reg: int, value: Value) -> tuple[Pointer, int]:
@@ -28,7 +28,7 @@ def slots_of(call: Call, reg: int, value: Value) -> tuple[Pointer, int]:
     return value, (-off - 1) >> 3
 
 
-def find(v: Engine, state: State, value: Pointer, index: int) -> DynptrSlot | None:
+def find(v: Verification, state: State, value: Pointer, index: int) -> DynptrSlot | None:
     """Return the dynptr that starts at a slot, if there is a whole one."""
     frame = state.frames[value.frame]
     low, high = frame.stack.get(index), frame.stack.get(index - 1)
@@ -41,7 +41,7 @@ def find(v: Engine, state: State, value: Pointer, index: int) -> DynptrSlot | No
 
 
 def create(
-    v: Engine,
+    v: Verification,
     state: State,
     slot: int,
     value: Pointer,
@@ -66,7 +66,7 @@ def create(
     return first
 
 
-def destroy(v: Engine, state: State, slot: int, frame: Frame, index: int) -> None:
+def destroy(v: Verification, state: State, slot: int, frame: Frame, index: int) -> None:
     """Part of a dynptr is overwritten: it is gone, which is allowed if it holds no reference."""
     kept = frame.stack[index]
     held: DynptrSlot = kept.value
@@ -99,7 +99,7 @@ def _forget_slices(state: State, id_: int) -> None:
                 frame.remove(i)
 
 
-def end(v: Engine, state: State, ref: int) -> None:
+def end(v: Verification, state: State, ref: int) -> None:
     """Give back the reference of a dynptr: it, its clones and its slices are gone."""
     state.refs = tuple(one for one in state.refs if one.id != ref)
     for frame in state.frames:
@@ -107,12 +107,10 @@ def end(v: Engine, state: State, ref: int) -> None:
             if slot.kinds[0] == DYNPTR and slot.value.ref == ref:
                 frame.remove(i)
                 _forget_slices(state, slot.value.id)
-    from actplane.verifier.refs import forget
-
     forget(state, ref)
 
 
-def check_argument(v: Engine, state: State, call: Call, reg: int, value: Value, arg: Any) -> None:
+def check_argument(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Any) -> None:
     """Check a dynptr argument: to be made, to be used, or to be given back."""
     if isinstance(value, Pointer) and value.kind is Kind.DYNPTR:
         if arg.kind != "dynptr":
@@ -143,7 +141,7 @@ def check_argument(v: Engine, state: State, call: Call, reg: int, value: Value, 
     call.dynptr = found
 
 
-def make(v: Engine, state: State, call: Call) -> None:
+def make(v: Verification, state: State, call: Call) -> None:
     """Create the dynptr that a helper was asked for."""
     pointer, index, kind = call.extra["new_dynptr"]
     ref = 0

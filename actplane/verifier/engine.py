@@ -8,134 +8,44 @@ function from the state to the next slot.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
-from actplane.asm.program import Program
-from actplane.asm.uapi import ProgType
-from actplane.verifier import precision, pruning
-from actplane.verifier.flow import JMP, JMP32, Code
-from actplane.verifier.maps import MapFacts
-from actplane.verifier.pruning import EXACT, NOT_EXACT, RANGE_WITHIN, Checkpoint, states_equal
+from actplane.asm.isa import CLASS_MASK, JMP, JMP32
+from actplane.verifier import precision
+from actplane.verifier.checkpoint import Checkpoint, mark_read
+from actplane.verifier.dispatch import compile_insn
+from actplane.verifier.flow import CALLER_SAVED
+from actplane.verifier.log import logged
+from actplane.verifier.pruning import EXACT, NOT_EXACT, RANGE_WITHIN, states_equal
 from actplane.verifier.refusals import refuse
-from actplane.verifier.state import ITER, Frame, State
-from actplane.verifier.types import OwnTypes, TypeProvider
+from actplane.verifier.state import ITER, State
 from actplane.verifier.values import Scalar
+from actplane.verifier.verification import END, Handler, Verification
 
-if TYPE_CHECKING:
-    from actplane.verifier.profiles import KernelProfile
-
-Handler = Callable[[State], int]
-"""Takes a state before an instruction, changes it, returns the next slot, or -1 where a path ends."""
-
-END: Final = -1
-
-MAX_PENDING: Final = 8192
 _MAX_ROUNDS: Final = 64
-
-STRICT_ALIGNMENT: Final = 1
-ANY_ALIGNMENT: Final = 2
-STATE_FREQ: Final = 8
-SLEEPABLE: Final = 16
-XDP_HAS_FRAGS: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a program is verified, beside what it is."""
-
-    is_privileged: bool = True
-    is_strict: bool = False
-    keeps_all_states: bool = False
-    flags: int = 0
-    max_insns: int = 1_000_000
-    wants_log: bool = False
-
-
-@dataclass(slots=True)
-class Subject:
-    """What is verified: the program with the maps and types that it refers to, resolved."""
-
-    program: Program
-    maps: dict[str, MapFacts]
-    types: TypeProvider | None
-    own: OwnTypes | None
-    attach: Any = None
-    """What the program is attached to: see `attach`."""
-    notes: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Engine:
-    """One verification. `run` walks one function; the rest is for the modules of instructions."""
+    """The walk of one verification. `run` walks one function."""
 
-    def __init__(self, subject: Subject, code: Code, profile: KernelProfile, options: Options) -> None:
-        self.subject = subject
-        self.program = subject.program
-        self.code = code
-        self.profile = profile
-        self.options = options
-        self.prog_type: ProgType = subject.program.prog_type
-        self.is_sleepable = subject.program.is_sleepable
-        self.is_privileged = options.is_privileged
-        self.is_gpl = subject.program.license in GPL_COMPATIBLE
-        self.tracks_precision = options.is_privileged
-        self.allows_uninitialized_stack = options.is_privileged and profile.at_least(6, 3)
-        self.log: list[str] = []
+    def __init__(self, v: Verification) -> None:
+        self.v = v
+        self.code = v.code
         self.processed = 0
         self.jumps = 0
         self.states_kept = 0
         self.peak_states = 0
         self.max_states_per_insn = 0
-        self.stack_bytes: dict[int, int] = {}
-        self.globals_called: list[int] = []
-        """First slots of global functions and asynchronous callbacks that still need a walk of their own."""
-        self.pointer_kinds: dict[int, Any] = {}
-        """What kind of pointer each load or store was used with."""
-        self.changes_packet = False
-        self._ids = 0
-        self._handlers: list[Handler | None] = [None] * code.size
-        self._is_jump = bytearray(1 if insn is not None and insn.code & 7 in (JMP, JMP32) else 0 for insn in code.at)
-        self._pending: list[State] = []
+        self.state = State()
+        """The path that is walked."""
+        self._handlers: list[Handler | None] = [None] * v.code.size
+        self._is_jump = bytearray(insn is not None and insn.code & CLASS_MASK in (JMP, JMP32) for insn in v.code.at)
         self._kept: dict[int, list[Checkpoint]] = {}
         self._numbers = 0
         self._open_loops: list[Checkpoint] = []
         self._back_edges: list[tuple[Checkpoint, State]] = []
         self._jumps_at_checkpoint = 0
         self._insns_at_checkpoint = 0
-        self.state = State()
-
-    def new_id(self) -> int:
-        self._ids += 1
-        return self._ids
-
-    def mark_precise(self, state: State, *regs: int) -> None:
-        precision.mark(self, state, *regs)
-
-    def in_sleepable(self, state: State) -> bool:
-        return self.is_sleepable or state.in_sleepable
-
-    def in_rcu(self, state: State) -> bool:
-        """Whether pointers under RCU stay valid here."""
-        return bool(state.rcu_depth or state.locks or not self.in_sleepable(state))
-
-    def push(self, state: State, slot: int, text: str, at: int) -> State:
-        """Keep a copy of the state to go on from another slot later. Returns the copy."""
-        other = state.copy()
-        other.slot = slot
-        other.steps = (at, text, other.steps)
-        self._pending.append(other)
-        if other.parent is not None:
-            other.parent.branches += 1
-        if len(self._pending) > MAX_PENDING:
-            refuse("too-complex", at, f"more than {MAX_PENDING} branches are waiting to be walked")
-        return other
-
-    def note_stack(self, frame: Frame, depth: int) -> None:
-        """Note how deep a function's stack is used, in bytes."""
-        start = self.code.starts[frame.subprogram]
-        if depth > self.stack_bytes.get(start, 0):
-            self.stack_bytes[start] = depth
 
     def run(self, initial: State) -> None:
         """Walk every path from a state. Raises Refused."""
@@ -144,7 +54,7 @@ class Engine:
         self._open_loops.clear()
         self._back_edges.clear()
         code, handlers = self.code, self._handlers
-        prune, is_jump, limit = code.prune, self._is_jump, self.options.max_insns
+        prune, is_jump, limit = code.prune, self._is_jump, self.v.options.max_insns
         while True:
             slot = state.slot
             if slot >= code.size:
@@ -172,14 +82,8 @@ class Engine:
                 self.state = state = following
 
     def _compile(self, slot: int) -> Handler:
-        from actplane.verifier.dispatch import compile_insn
-
-        handler = compile_insn(self, slot)
-        if not self.options.wants_log:
-            return handler
-        from actplane.verifier.log import logged
-
-        return logged(self, slot, handler)
+        handler = compile_insn(self.v, slot)
+        return logged(self.v, slot, handler) if self.v.options.wants_log else handler
 
     def _end_path(self, state: State) -> State | None:
         checkpoint = state.parent
@@ -190,13 +94,13 @@ class Engine:
             checkpoint = checkpoint.parent
         if self._back_edges:
             self._close_loops()
-        return self._pending.pop() if self._pending else None
+        return self.v.pending.pop() if self.v.pending else None
 
     def _is_covered(self, state: State) -> bool:
         """Whether a checkpoint covers this state; if not, perhaps keep the state as one."""
         slot = state.slot
         code = self.code
-        is_forced = self.options.keeps_all_states or slot in code.checkpoint
+        is_forced = self.v.options.keeps_all_states or slot in code.checkpoint
         wants_new = is_forced or (
             self.jumps - self._jumps_at_checkpoint >= 2 and self.processed - self._insns_at_checkpoint >= 8
         )
@@ -215,7 +119,7 @@ class Engine:
             else:
                 # What frames of an open loop need is not complete; a callback's own frame is gone by then.
                 depth = self._open_loop_depth(old)
-                if states_equal(self, old, state, RANGE_WITHIN if depth else NOT_EXACT, depth):
+                if states_equal(old, state, RANGE_WITHIN if depth else NOT_EXACT, depth):
                     if depth:
                         self._back_edges.append((old, state.copy()))
                     return self._accept_cover(old, state)
@@ -243,22 +147,22 @@ class Engine:
         """
         code = self.code
         if slot in code.iter_next:
-            if states_equal(self, old, state, RANGE_WITHIN) and _iterator_advanced(old.state, state):
+            if states_equal(old, state, RANGE_WITHIN) and _iterator_advanced(old.state, state):
                 self._enter_loop(old, state)
                 return True
             return False
-        if slot in code.checkpoint and code.at[slot] is not None and code.at[slot].code == 0xE5:  # type: ignore[union-attr]
-            if old.state.may_goto != state.may_goto and states_equal(self, old, state, RANGE_WITHIN):
+        if slot in code.checkpoint and slot in code.may_gotos:
+            if old.state.may_goto != state.may_goto and states_equal(old, state, RANGE_WITHIN):
                 self._enter_loop(old, state)
                 return True
         elif slot in code.callback_calls:
-            if states_equal(self, old, state, RANGE_WITHIN):
+            if states_equal(old, state, RANGE_WITHIN):
                 self._enter_loop(old, state)
                 return True
             return False
         if any(one.is_async for one in state.frames) and not old.state.frames[-1].is_async:
             return False
-        if _maybe_looping(old, state) and states_equal(self, old, state, EXACT):
+        if _maybe_looping(old, state) and states_equal(old, state, EXACT):
             depths_differ = _iterator_advanced(old.state, state) or old.state.may_goto != state.may_goto
             if not depths_differ and old.state.callback_unroll == state.callback_unroll:
                 refuse("endless-loop", slot, f"the path comes back to slot {slot} with the same state")
@@ -276,9 +180,9 @@ class Engine:
             while mask:
                 low = mask & -mask
                 mask ^= low
-                has_changed |= pruning.mark_read(state, state.written, frame, low.bit_length() - 1)
-        if self.tracks_precision:
-            has_changed |= precision.propagate(self, old, state)
+                has_changed |= mark_read(state, state.written, frame, low.bit_length() - 1)
+        if self.v.tracks_precision:
+            has_changed |= precision.propagate(self.code, old, state)
         return has_changed
 
     def _first_open_loop(self) -> int:
@@ -323,7 +227,7 @@ class Engine:
             else:
                 # The caller goes on after its call; what the call clobbers is not needed.
                 after = state.frames[index + 1].call_slot + 1
-                live.append(self.code.live[after] & ~0x3F if after < self.code.size else 0)
+                live.append(self.code.live[after] & ~CALLER_SAVED if after < self.code.size else 0)
         checkpoint = Checkpoint(state.copy(), live, state.written[:])
         self._numbers += 1
         checkpoint.number = self._numbers
@@ -365,8 +269,3 @@ def _iterator_advanced(old: State, state: State) -> bool:
             if slot.value.is_first and not twin.value.is_drained and slot.value.depth != twin.value.depth:
                 return True
     return False
-
-
-GPL_COMPATIBLE: Final = frozenset(
-    {"GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"}
-)

@@ -9,39 +9,59 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from actplane.asm.insn import Insn
-from actplane.verifier import compare
+from actplane.asm.isa import (
+    ALU,
+    ALU64,
+    ATOMIC,
+    CALL,
+    CLASS_MASK,
+    CMPXCHG,
+    END,
+    EXIT,
+    FETCH,
+    GOTOL,
+    IND,
+    JA,
+    JMP,
+    JMP32,
+    LD,
+    LD_IMM64,
+    LDX,
+    LOAD_ACQUIRE,
+    MAY_GOTO,
+    MODE_MASK,
+    MOV,
+    NEG,
+    OP_CALL,
+    OP_EXIT,
+    OP_JA,
+    OPERATION_MASK,
+    PSEUDO_CALL,
+    PSEUDO_FUNC,
+    ST,
+    STORE_RELEASE,
+    STX,
+    X,
+)
+from actplane.asm.uapi import HelperId
 from actplane.verifier.refusals import refuse
 
-# Instruction classes (code & 0x07).
-LD: Final = 0
-LDX: Final = 1
-ST: Final = 2
-STX: Final = 3
-ALU: Final = 4
-JMP: Final = 5
-JMP32: Final = 6
-ALU64: Final = 7
-
-LD_IMM64: Final = 0x18
-CALL: Final = 0x85
-CALLX: Final = 0x8D
-EXIT: Final = 0x95
-JA: Final = 0x05
-GOTOL: Final = 0x06
-MAY_GOTO: Final = 0xE5
-
 HELPER_CALL: Final = 0
-PSEUDO_CALL: Final = 1
-KFUNC_CALL: Final = 2
-PSEUDO_FUNC: Final = 4
+"""The src field of a call of a helper."""
 
 # Helpers that run a function of the program before they return, and those that keep it for later.
-SYNC_CALLBACK_HELPERS: Final = frozenset({164, 180, 181, 209})
-TAIL_CALL: Final = 12
+SYNC_CALLBACK_HELPERS: Final = frozenset(
+    {
+        HelperId.bpf_for_each_map_elem,
+        HelperId.bpf_find_vma,
+        HelperId.bpf_loop,
+        HelperId.bpf_user_ringbuf_drain,
+    }
+)
 
-ALL_REGS: Final = 0x3FF
-CALLER_SAVED: Final = 0x3F
-ARGUMENTS: Final = 0x3E
+# Registers as bits: r0 to r5, which a call clobbers, and r1 to r5, which it passes.
+CALLER_SAVED: Final = 0b11_1111
+ARGUMENTS: Final = 0b11_1110
 
 
 class Code:
@@ -67,6 +87,7 @@ class Code:
         self.prune: set[int] = set()
         self.checkpoint: set[int] = set()
         self.callback_calls: set[int] = set()
+        self.may_gotos: set[int] = set()
         self.iter_next: set[int] = set()
         self._mark()
         self._check_reachable(has_back_edges)
@@ -116,7 +137,7 @@ class Code:
             is_last = slot + insn.slots >= self.size or self.function_of[slot] != self.function_of[slot + insn.slots]
             if is_last and insn.code not in (EXIT, JA, GOTOL):
                 refuse("falls-off-end", slot, "the last instruction of a function must be an exit or a jump")
-            if insn.code & 7 not in (JMP, JMP32) or insn.code in (EXIT, CALL):
+            if insn.code & CLASS_MASK not in (JMP, JMP32) or insn.code in (EXIT, CALL):
                 continue
             target = slot + 1 + (insn.imm if insn.code == GOTOL else insn.off)
             if not 0 <= target < self.size or self.function_of[target] != self.function_of[slot]:
@@ -133,6 +154,7 @@ class Code:
                 self.prune.update((slot, slot + 1 + insn.off))
                 if code == MAY_GOTO:
                     self.checkpoint.add(slot)
+                    self.may_gotos.add(slot)
             elif code == CALL:
                 self._mark_call(slot, insn)
             target = called_function(slot, insn)
@@ -187,7 +209,7 @@ class Code:
 
     def _refuse_back_edges(self) -> None:
         for slot, insn in enumerate(self.at):
-            if insn is None or insn.code & 7 not in (JMP, JMP32) or insn.code in (CALL, EXIT):
+            if insn is None or insn.code & CLASS_MASK not in (JMP, JMP32) or insn.code in (CALL, EXIT):
                 continue
             for target in self.successors(slot):
                 if target <= slot:
@@ -219,9 +241,9 @@ class Code:
 
 def is_conditional(insn: Insn) -> bool:
     """Whether the instruction is a jump that may also fall through."""
-    if insn.code & 7 not in (JMP, JMP32):
+    if insn.code & CLASS_MASK not in (JMP, JMP32):
         return False
-    return insn.code & 0xF0 not in (compare.JA, compare.CALL, compare.EXIT)
+    return insn.code & OPERATION_MASK not in (OP_JA, OP_CALL, OP_EXIT)
 
 
 def called_function(slot: int, insn: Insn) -> int | None:
@@ -237,18 +259,18 @@ def called_function(slot: int, insn: Insn) -> int | None:
 def _use_and_def(insn: Insn) -> tuple[int, int]:
     """Return the registers that an instruction reads and those that it replaces, as bits."""
     code, dst, src = insn.code, 1 << insn.dst, 1 << insn.src
-    kind = code & 7
+    kind = code & CLASS_MASK
     if kind == LD:
         if code == LD_IMM64:
             return 0, dst
         # LD_ABS and LD_IND read the context in r6 and clobber what a call does.
-        return (1 << 6) | (src if code & 0xE0 == 0x40 else 0), CALLER_SAVED
+        return (1 << 6) | (src if code & MODE_MASK == IND else 0), CALLER_SAVED
     if kind == LDX:
         return src, dst
     if kind == ST:
         return dst, 0
     if kind == STX:
-        if code & 0xE0 != 0xC0:
+        if code & MODE_MASK != ATOMIC:
             return dst | src, 0
         return _atomic_use_and_def(insn, dst, src)
     if kind in (ALU, ALU64):
@@ -259,23 +281,23 @@ def _use_and_def(insn: Insn) -> tuple[int, int]:
         return 1, 0
     if code in (JA, GOTOL, MAY_GOTO):
         return 0, 0
-    return dst | (src if code & 8 else 0), 0
+    return dst | (src if code & X else 0), 0
 
 
 def _atomic_use_and_def(insn: Insn, dst: int, src: int) -> tuple[int, int]:
-    if insn.imm == 0xF1:  # cmpxchg compares with r0 and leaves the old value there
+    if insn.imm == CMPXCHG:  # cmpxchg compares with r0 and leaves the old value there
         return dst | src | 1, 1
-    if insn.imm == 0x100:  # load_acquire
+    if insn.imm == LOAD_ACQUIRE:
         return src, dst
-    if insn.imm == 0x110:  # store_release
+    if insn.imm == STORE_RELEASE:
         return dst | src, 0
-    return dst | src, src if insn.imm & 1 else 0
+    return dst | src, src if insn.imm & FETCH else 0
 
 
 def _alu_use_and_def(code: int, dst: int, src: int) -> tuple[int, int]:
-    op = code & 0xF0
-    if op == 0xB0:
-        return (src if code & 8 else 0), dst
-    if op in (0xD0, 0x80):
+    op = code & OPERATION_MASK
+    if op == MOV:
+        return (src if code & X else 0), dst
+    if op in (END, NEG):
         return dst, dst
-    return dst | (src if code & 8 else 0), dst
+    return dst | (src if code & X else 0), dst

@@ -6,22 +6,22 @@ one checks only the arguments.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from actplane.asm.insn import Kfunc
-from actplane.verifier import arguments
-from actplane.verifier.arguments import Call
+from actplane.asm.isa import CALL
+from actplane.verifier import arguments, dynptrs
 from actplane.verifier.btf_walk import bare, is_number, is_struct, pointee, size_of
-from actplane.verifier.flow import CALL, HELPER_CALL, called_function
-from actplane.verifier.helper_table import CHANGES_PACKET, SLEEPS
+from actplane.verifier.call_facts import Call
+from actplane.verifier.flow import HELPER_CALL, called_function
+from actplane.verifier.helper_table import CHANGES_PACKET, SLEEPS, Arg
 from actplane.verifier.kfunc_table import kernel_functions
+from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import Frame, State
 from actplane.verifier.types import BtfKind, TypeProvider
-from actplane.verifier.values import UNKNOWN_SCALAR, Flag, Kind, Pointer, Scalar, Value, name_of
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, name_of
+from actplane.verifier.verification import Verification
 
 GLOBAL: Final = 1
 MAX_ARGS: Final = 5
@@ -71,7 +71,7 @@ class GlobalFunction:
     may_sleep: bool
 
 
-def prepare(v: Engine) -> None:
+def prepare(v: Verification) -> None:
     """Find the global functions of the program and note them for calls."""
     own = v.subject.own
     found: dict[int, GlobalFunction] = {}
@@ -86,7 +86,7 @@ def prepare(v: Engine) -> None:
     v.subject.notes["globals"] = found
 
 
-def _describe(v: Engine, types: TypeProvider, type_id: int, start: int) -> GlobalFunction:
+def _describe(v: Verification, types: TypeProvider, type_id: int, start: int) -> GlobalFunction:
     function = types.type_at(type_id)
     proto = types.type_at(function.target)
     tags: dict[int, set[str]] = {}
@@ -110,7 +110,7 @@ def _describe(v: Engine, types: TypeProvider, type_id: int, start: int) -> Globa
     return GlobalFunction(function.name, start, tuple(parameters), problem, *_effects(v, start))
 
 
-def _parameter(v: Engine, types: TypeProvider, type_id: int, tags: set[str]) -> Parameter | str:
+def _parameter(v: Verification, types: TypeProvider, type_id: int, tags: set[str]) -> Parameter | str:
     found = bare(types, type_id)
     if is_number(found):
         return Parameter("scalar")
@@ -136,7 +136,7 @@ def _parameter(v: Engine, types: TypeProvider, type_id: int, tags: set[str]) -> 
     return Parameter("mem", size, is_nullable)
 
 
-def _trusted(v: Engine, name: str, is_nullable: bool, is_untrusted: bool) -> Parameter | str:
+def _trusted(v: Verification, name: str, is_nullable: bool, is_untrusted: bool) -> Parameter | str:
     kernel = v.subject.types
     name = name.partition("___")[0]
     type_id = kernel.id_of(BtfKind.STRUCT, name) if kernel is not None else None
@@ -145,7 +145,7 @@ def _trusted(v: Engine, name: str, is_nullable: bool, is_untrusted: bool) -> Par
     return Parameter("untrusted" if is_untrusted else "trusted", 0, is_nullable, type_id)
 
 
-def _effects(v: Engine, start: int) -> tuple[bool, bool]:
+def _effects(v: Verification, start: int) -> tuple[bool, bool]:
     """Return whether a function, or one that it calls, may change the packet, and whether it may sleep."""
     changes = sleeps = False
     seen: set[int] = set()
@@ -173,7 +173,7 @@ def _effects(v: Engine, start: int) -> tuple[bool, bool]:
     return changes, sleeps
 
 
-def check_call(v: Engine, state: State, slot: int, function: GlobalFunction) -> None:
+def check_call(v: Verification, state: State, slot: int, function: GlobalFunction) -> None:
     """Check the arguments of a call of a global function."""
     if function.problem:
         refuse("global-function", slot, function.problem)
@@ -188,7 +188,7 @@ def check_call(v: Engine, state: State, slot: int, function: GlobalFunction) -> 
         _check_argument(v, state, call, reg, value, parameter)
 
 
-def _check_argument(v: Engine, state: State, call: Call, reg: int, value: Value, parameter: Parameter) -> None:
+def _check_argument(v: Verification, state: State, call: Call, reg: int, value: Value, parameter: Parameter) -> None:
     slot, kind = call.slot, parameter.kind
     if kind == "scalar":
         if not isinstance(value, Scalar):
@@ -212,9 +212,6 @@ def _check_argument(v: Engine, state: State, call: Call, reg: int, value: Value,
         for is_write in (False, True):
             arguments.check_memory(v, state, call, reg, target, parameter.size, allows_nothing=False, is_write=is_write)
     elif kind == "dynptr":
-        from actplane.verifier import dynptrs
-        from actplane.verifier.helper_table import Arg
-
         dynptrs.check_argument(v, state, call, reg, value, Arg("dynptr", False, ""))
     elif kind == "untrusted":
         return
@@ -226,22 +223,8 @@ def _check_argument(v: Engine, state: State, call: Call, reg: int, value: Value,
         refuse("argument-type", slot, f"r{reg} is {value.type_name}, {call.name} takes a trusted pointer", reg)
 
 
-def walk_called(v: Engine) -> None:
-    """Verify every global function that some path called, and those that these call."""
-    found: dict[int, GlobalFunction] = v.subject.notes["globals"]
-    done: set[int] = set()
-    v.subject.notes["walking_global"] = True
-    while True:
-        waiting = [start for start in v.globals_called if start not in done]
-        if not waiting:
-            break
-        start = waiting[0]
-        done.add(start)
-        v.run(_entry(v, found[start]))
-    v.subject.notes["walking_global"] = False
-
-
-def _entry(v: Engine, function: GlobalFunction) -> State:
+def entry_state(v: Verification, function: GlobalFunction) -> State:
+    """Return the state in which a global function starts, from its declaration alone."""
     state = State()
     frame = Frame(0, v.code.function_of[function.start], -1)
     for reg, parameter in enumerate(function.parameters, start=1):
@@ -252,7 +235,7 @@ def _entry(v: Engine, function: GlobalFunction) -> State:
     return state
 
 
-def _argument(v: Engine, parameter: Parameter) -> Value:
+def _argument(v: Verification, parameter: Parameter) -> Value:
     flags = Flag.NULL if parameter.is_nullable else Flag.NONE
     id_ = v.new_id() if flags else 0
     if parameter.kind == "context":

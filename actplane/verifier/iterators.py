@@ -5,19 +5,18 @@ destroyed. Each round of the loop forgets the numbers that nothing depends on, s
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from actplane.verifier.arguments import Call
-from actplane.verifier.jumps import widen_imprecise
+from actplane.verifier.call_facts import Call
+from actplane.verifier.checkpoint import mark_read
 from actplane.verifier.kfunc_table import KernelFunction
-from actplane.verifier.pruning import mark_read
+from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import ALL_ITER, ITER, IterSlot, Ref, Slot, State
 from actplane.verifier.types import BtfKind
-from actplane.verifier.values import Flag, Kind, Pointer, Value, known, name_of
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine
+from actplane.verifier.values import Pointer, Value, known, name_of
+from actplane.verifier.verification import Verification
+from actplane.verifier.widening import widen_imprecise
 
 
 def is_iterator(function: KernelFunction) -> bool:
@@ -29,7 +28,7 @@ def _kind(function: KernelFunction) -> str:
     return function.name.removeprefix("bpf_iter_").rpartition("_")[0]
 
 
-def _place(v: Engine, state: State, call: Call, kind: str) -> tuple[Pointer, list[int]]:
+def _place(v: Verification, state: State, call: Call, kind: str) -> tuple[Pointer, list[int]]:
     """Return the pointer to the iterator and its stack slots, the one with the lowest address first."""
     value = state.frames[-1].regs[1]
     if not isinstance(value, Pointer) or value.kind is not Kind.STACK:
@@ -44,7 +43,7 @@ def _place(v: Engine, state: State, call: Call, kind: str) -> tuple[Pointer, lis
     return value, [first - i for i in range(size // 8)]
 
 
-def _held(v: Engine, state: State, call: Call, kind: str) -> tuple[Pointer, list[int], IterSlot]:
+def _held(v: Verification, state: State, call: Call, kind: str) -> tuple[Pointer, list[int], IterSlot]:
     value, slots = _place(v, state, call, kind)
     frame = state.frames[value.frame]
     kept = frame.stack.get(slots[0])
@@ -57,7 +56,7 @@ def _held(v: Engine, state: State, call: Call, kind: str) -> tuple[Pointer, list
     return value, slots, held
 
 
-def apply(v: Engine, state: State, call: Call, function: KernelFunction) -> None:
+def apply(v: Verification, state: State, call: Call, function: KernelFunction) -> None:
     """Make or destroy an iterator."""
     kind = _kind(function)
     if "destroy" in function.flags:
@@ -81,7 +80,7 @@ def apply(v: Engine, state: State, call: Call, function: KernelFunction) -> None
         state.written[frame.index] |= 1 << index
 
 
-def advance(v: Engine, state: State, call: Call, function: KernelFunction, element: Value | None) -> int:
+def advance(v: Verification, state: State, call: Call, function: KernelFunction, element: Value | None) -> int:
     """Ask for the next element: walk on with one (kept for later), and at once with none."""
     value, slots, held = _held(v, state, call, _kind(function))
     slot = call.slot

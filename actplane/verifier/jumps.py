@@ -4,25 +4,47 @@ Conditional jumps: which way they can go, and what each way teaches about the re
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from actplane.asm.insn import Insn
+from actplane.asm.isa import (
+    ADD,
+    CLASS_MASK,
+    GOTOL,
+    JA,
+    JEQ,
+    JGE,
+    JGT,
+    JLE,
+    JLT,
+    JMP,
+    JNE,
+    JSET,
+    JSGE,
+    JSGT,
+    JSLE,
+    JSLT,
+    MAY_GOTO,
+    OPERATION_MASK,
+    X,
+)
+from actplane.asm.uapi import MapType
 from actplane.verifier import arith, compare
-from actplane.verifier.compare import JEQ, JGE, JGT, JLE, JLT, JNE, JSET, NEGATED
-from actplane.verifier.flow import JMP, MAY_GOTO
+from actplane.verifier.compare import NEGATED
+from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
 from actplane.verifier.scalar import Range, constant
-from actplane.verifier.state import SPILL, Slot, State
+from actplane.verifier.state import SPILL, Slot, State, replace_pointers
 from actplane.verifier.tnum import U32
-from actplane.verifier.values import UNKNOWN_SCALAR, ZERO, Flag, Kind, Pointer, Scalar, Value, known, scalar
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine, Handler
+from actplane.verifier.values import ZERO, Pointer, Scalar, Value, known, scalar
+from actplane.verifier.verification import Handler, Verification
+from actplane.verifier.widening import widen_imprecise
 
 AT_END: Final = -1
 BEYOND_END: Final = -2
 MAX_PACKET_OFF: Final = 0xFFFF
 
+_SOCKET_MAPS: Final = frozenset({MapType.BPF_MAP_TYPE_SOCKMAP, MapType.BPF_MAP_TYPE_SOCKHASH})
 _KNOWN_OPS: Final = frozenset(NEGATED)
 _SIGNS: Final = {
     JEQ: "==",
@@ -32,19 +54,19 @@ _SIGNS: Final = {
     JLT: "<",
     JLE: "<=",
     JSET: "&",
-    compare.JSGT: "s>",
-    compare.JSGE: "s>=",
-    compare.JSLT: "s<",
-    compare.JSLE: "s<=",
+    JSGT: "s>",
+    JSGE: "s>=",
+    JSLT: "s<",
+    JSLE: "s<=",
 }
 
 
-def compile_jump(v: Engine, slot: int, insn: Insn) -> Handler:
+def compile_jump(v: Verification, slot: int, insn: Insn) -> Handler:
     """Return the handler of a jump that is neither a call nor an exit."""
-    code, op = insn.code, insn.code & 0xF0
-    if code == 0x05 or code == 0x06:
-        target = slot + 1 + (insn.off if code == 0x05 else insn.imm)
-        is_bad = insn.src or insn.dst or (insn.imm if code == 0x05 else insn.off)
+    code, op = insn.code, insn.code & OPERATION_MASK
+    if code in (JA, GOTOL):
+        target = slot + 1 + (insn.off if code == JA else insn.imm)
+        is_bad = insn.src or insn.dst or (insn.imm if code == JA else insn.off)
 
         def jump(state: State) -> int:
             if is_bad:
@@ -54,7 +76,7 @@ def compile_jump(v: Engine, slot: int, insn: Insn) -> Handler:
         return jump
     if code == MAY_GOTO:
         return _compile_may_goto(v, slot, insn)
-    if op not in _KNOWN_OPS or (code & 8 and insn.imm) or (not code & 8 and insn.src):
+    if op not in _KNOWN_OPS or (code & X and insn.imm) or (not code & X and insn.src):
 
         def reserved(state: State) -> int:
             refuse("bad-instruction", slot, "a conditional jump that does not exist, or reserved fields in use")
@@ -63,7 +85,7 @@ def compile_jump(v: Engine, slot: int, insn: Insn) -> Handler:
     return _compile_conditional(v, slot, insn)
 
 
-def _compile_may_goto(v: Engine, slot: int, insn: Insn) -> Handler:
+def _compile_may_goto(v: Verification, slot: int, insn: Insn) -> Handler:
     target = slot + 1 + insn.off
 
     def may_goto(state: State) -> int:
@@ -80,7 +102,7 @@ def _compile_may_goto(v: Engine, slot: int, insn: Insn) -> Handler:
     return may_goto
 
 
-def _widen(state: State, slot: int, v: Engine) -> None:
+def _widen(state: State, slot: int, v: Verification) -> None:
     """Forget numbers that change from round to round, so that the loop comes to a rest."""
     parent = state.parent
     while parent is not None and not (parent.slot == slot and len(parent.state.frames) == len(state.frames)):
@@ -94,30 +116,9 @@ def _widen(state: State, slot: int, v: Engine) -> None:
             widen_imprecise(older, state)
 
 
-def widen_imprecise(old: Any, state: State) -> None:
-    """Make numbers unknown that differ from an older round and on which nothing depended."""
-    for index, frame in enumerate(state.frames):
-        kept = old.state.frames[index]
-        precise = old.precise_regs[index]
-        for reg in range(10):
-            one, two = kept.regs[reg], frame.regs[reg]
-            if precise >> reg & 1 or not isinstance(one, Scalar) or not isinstance(two, Scalar):
-                continue
-            if one.range is not two.range or one.delta != two.delta:
-                frame.regs[reg] = UNKNOWN_SCALAR
-        precise = old.precise_slots[index]
-        for i, slot in list(frame.stack.items()):
-            twin = kept.stack.get(i)
-            if twin is None or slot.kinds[0] != SPILL or twin.kinds[0] != SPILL or precise >> i & 1:
-                continue
-            is_number = isinstance(slot.value, Scalar) and isinstance(twin.value, Scalar)
-            if is_number and slot.value.range is not twin.value.range:
-                frame.put(i, Slot(slot.kinds, UNKNOWN_SCALAR))
-
-
-def _compile_conditional(v: Engine, slot: int, insn: Insn) -> Handler:
-    op, is_wide = insn.code & 0xF0, insn.code & 7 == JMP
-    dst, src, is_register = insn.dst, insn.src, bool(insn.code & 8)
+def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
+    op, is_wide = insn.code & OPERATION_MASK, insn.code & CLASS_MASK == JMP
+    dst, src, is_register = insn.dst, insn.src, bool(insn.code & X)
     taken, following = slot + 1 + insn.off, slot + 1
     operand = known(insn.imm)
     negated = NEGATED[op]
@@ -169,9 +170,9 @@ def _compile_conditional(v: Engine, slot: int, insn: Insn) -> Handler:
 
 
 def _condition(insn: Insn) -> str:
-    letter = "r" if insn.code & 7 == JMP else "w"
-    right = f"{letter}{insn.src}" if insn.code & 8 else str(insn.imm)
-    return f"{letter}{insn.dst} {_SIGNS[insn.code & 0xF0]} {right} holds"
+    letter = "r" if insn.code & CLASS_MASK == JMP else "w"
+    right = f"{letter}{insn.src}" if insn.code & X else str(insn.imm)
+    return f"{letter}{insn.dst} {_SIGNS[insn.code & OPERATION_MASK]} {right} holds"
 
 
 def _refine_scalars(
@@ -216,7 +217,7 @@ def _follow(base: Scalar, value: Scalar) -> Scalar:
     is_wide = not (base.is_delta32 or value.is_delta32)
     if not is_wide and base.range.umax > U32:
         return value
-    return Scalar(arith.apply(arith.ADD, is_wide, base.range, difference), value.id, value.delta, value.is_delta32)
+    return Scalar(arith.apply(ADD, is_wide, base.range, difference), value.id, value.delta, value.is_delta32)
 
 
 def _note_links(state: State, left: Scalar, right: Scalar, dst: int, src: int) -> None:
@@ -289,10 +290,12 @@ def _decide_null(op: int, is_wide: bool, pointer: Pointer, number: Scalar) -> bo
     return False if op == JEQ else True if op == JNE else None
 
 
-def _refine_mixed(v: Engine, slot: int, insn: Insn, state: State, other: State, left: Value, right: Value) -> None:
+def _refine_mixed(
+    v: Verification, slot: int, insn: Insn, state: State, other: State, left: Value, right: Value
+) -> None:
     """What a comparison with a pointer on at least one side teaches. `other` is where it holds."""
-    op = insn.code & 0xF0
-    is_wide = insn.code & 7 == JMP
+    op = insn.code & OPERATION_MASK
+    is_wide = insn.code & CLASS_MASK == JMP
     if isinstance(left, Pointer) and isinstance(right, Pointer):
         if is_wide and op in (JEQ, JNE) and _learn_same_pointer(v, op, state, other, left, right):
             return
@@ -306,7 +309,7 @@ def _refine_mixed(v: Engine, slot: int, insn: Insn, state: State, other: State, 
         refuse("pointer-comparison", slot, "a pointer is compared with a number", insn.dst, insn.src)
 
 
-def _learn_same_pointer(v: Engine, op: int, state: State, other: State, left: Pointer, right: Pointer) -> bool:
+def _learn_same_pointer(v: Verification, op: int, state: State, other: State, left: Pointer, right: Pointer) -> bool:
     """If one side cannot be null, the other is not null where both are equal."""
     equal = other if op == JEQ else state
     if left.kind is Kind.BTF_ID and right.kind is Kind.BTF_ID:
@@ -369,19 +372,7 @@ def _note_outside(state: State, packet: Pointer, span: int) -> None:
                 frame.regs[reg] = value.but(span=span)
 
 
-def replace_pointers(state: State, is_meant: Any, change: Any) -> None:
-    """Replace every pointer, in registers and on the stack, for which `is_meant` holds."""
-    for frame in state.frames:
-        for reg in range(10):
-            value = frame.regs[reg]
-            if value.__class__ is Pointer and is_meant(value):
-                frame.regs[reg] = change(value)
-        for i, slot in list(frame.stack.items()):
-            if slot.value.__class__ is Pointer and slot.kinds[0] == SPILL and is_meant(slot.value):
-                frame.put(i, Slot(slot.kinds, change(slot.value)))
-
-
-def mark_null(v: Engine, state: State, pointer: Pointer) -> None:
+def mark_null(v: Verification, state: State, pointer: Pointer) -> None:
     """The pointer, in all its copies, is the number 0; a reference that it would hold is not there."""
     if pointer.ref and pointer.ref == pointer.id:
         state.refs = tuple(ref for ref in state.refs if ref.id != pointer.ref)
@@ -389,7 +380,7 @@ def mark_null(v: Engine, state: State, pointer: Pointer) -> None:
     replace_pointers(state, lambda p: p.id == pointer.id and bool(p.flags & Flag.NULL), lambda p: zero)
 
 
-def mark_not_null(v: Engine, state: State, pointer: Pointer) -> None:
+def mark_not_null(v: Verification, state: State, pointer: Pointer) -> None:
     """The pointer, in all its copies, is not null."""
     replace_pointers(state, lambda p: p.id == pointer.id and bool(p.flags & Flag.NULL), lambda p: _without_null(p))
 
@@ -400,9 +391,9 @@ def _without_null(pointer: Pointer) -> Pointer:
         inner = pointer.map.inner
         if inner is not None:
             return pointer.but(kind=Kind.MAP_PTR, flags=flags, map=inner, map_uid=pointer.id, id=0)
-        if pointer.map.spec.type == 17:
+        if pointer.map.spec.type is MapType.BPF_MAP_TYPE_XSKMAP:
             return pointer.but(kind=Kind.XDP_SOCK, flags=flags)
-        if pointer.map.spec.type in (15, 18):
+        if pointer.map.spec.type in _SOCKET_MAPS:
             return pointer.but(kind=Kind.SOCKET, flags=flags)
         # A lock is told from others by the id of the value that it lies in, so that stays.
         keeps_id = any(f.what in ("spin_lock", "res_spin_lock", "timer", "workqueue") for f in pointer.map.fields)

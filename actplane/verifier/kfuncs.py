@@ -5,38 +5,38 @@ Calls of kernel functions: arguments by the function's BTF, flags by `kfunc_tabl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from actplane.asm.insn import Insn, Kfunc
+from actplane.asm.isa import CALL, PSEUDO_KFUNC_CALL
 from actplane.verifier import arguments, dynptrs, iterators, memory, refs
-from actplane.verifier.arguments import Call
 from actplane.verifier.btf_access import is_trusted, struct_name
 from actplane.verifier.btf_walk import bare, holds_struct, is_number, is_struct, pointee, size_of
+from actplane.verifier.call_facts import Call
 from actplane.verifier.context import type_names
-from actplane.verifier.flow import CALL, KFUNC_CALL
 from actplane.verifier.helper_table import Arg
 from actplane.verifier.kfunc_table import KernelFunction, kernel_functions, may_call
+from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
-from actplane.verifier.state import State
+from actplane.verifier.state import State, replace_pointers
+from actplane.verifier.subprograms import check_thrown
 from actplane.verifier.types import BtfKind, Member, Type
-from actplane.verifier.values import UNKNOWN_SCALAR, Flag, Kind, Pointer, Scalar, Value, name_of
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine, Handler
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, name_of
+from actplane.verifier.verification import Handler, Verification
 
 _ALLOWED_UNDER_LOCK: Final = frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"})
 
 
-def prepare(v: Engine) -> None:
+def prepare(v: Verification) -> None:
     """Note which calls advance iterators."""
     for slot, insn in enumerate(v.code.at):
-        if insn is not None and insn.code == CALL and insn.src == KFUNC_CALL and isinstance(insn.symbol, Kfunc):
+        if insn is not None and insn.code == CALL and insn.src == PSEUDO_KFUNC_CALL and isinstance(insn.symbol, Kfunc):
             function = kernel_functions().get(insn.symbol.name)
             if function is not None and "next" in function.flags:
                 v.code.mark_iter_next(slot)
 
 
-def compile_kfunc_call(v: Engine, slot: int, insn: Insn) -> Handler:
+def compile_kfunc_call(v: Verification, slot: int, insn: Insn) -> Handler:
     """Return the handler of a call of a kernel function."""
     name = insn.symbol.name if isinstance(insn.symbol, Kfunc) else ""
     problem = _problem(v, name)
@@ -57,7 +57,7 @@ def compile_kfunc_call(v: Engine, slot: int, insn: Insn) -> Handler:
     return call
 
 
-def _prototype(v: Engine, name: str) -> Type | None:
+def _prototype(v: Verification, name: str) -> Type | None:
     types = v.subject.types
     type_id = types.id_of(BtfKind.FUNC, name) if types is not None else None
     if types is None or type_id is None:
@@ -65,7 +65,7 @@ def _prototype(v: Engine, name: str) -> Type | None:
     return types.type_at(types.type_at(type_id).target)
 
 
-def _problem(v: Engine, name: str) -> tuple[str, str] | None:
+def _problem(v: Verification, name: str) -> tuple[str, str] | None:
     if not name:
         return "kfunc-not-allowed", "the call names no kernel function"
     if v.subject.types is None:
@@ -85,7 +85,7 @@ def _problem(v: Engine, name: str) -> tuple[str, str] | None:
     return None
 
 
-def _call(v: Engine, state: State, slot: int, function: KernelFunction, proto: Type) -> int:
+def _call(v: Verification, state: State, slot: int, function: KernelFunction, proto: Type) -> int:
     name = function.name
     if state.locks and name not in _ALLOWED_UNDER_LOCK:
         refuse("lock", slot, f"{name} is called while a lock is held")
@@ -115,13 +115,11 @@ def _call(v: Engine, state: State, slot: int, function: KernelFunction, proto: T
     return slot + 1
 
 
-def _throw(v: Engine, state: State, slot: int) -> int:
+def _throw(v: Verification, state: State, slot: int) -> int:
     """The program ends here: nothing may be held, and what is thrown is what it returns."""
     if any(frame.callback is not None for frame in state.frames):
         refuse("callback", slot, "bpf_throw is called from a callback")
     refs.check_nothing_held(v, state, slot, "bpf_throw", is_exit=True)
-    from actplane.verifier.subprograms import check_thrown
-
     check_thrown(v, state, slot)
     return -1
 
@@ -129,7 +127,7 @@ def _throw(v: Engine, state: State, slot: int) -> int:
 _DYNPTR_KINDS: Final = {"bpf_dynptr_from_skb": "skb", "bpf_dynptr_from_xdp": "xdp"}
 
 
-def _make_dynptr(v: Engine, state: State, call: Call, third: Value | None) -> None:
+def _make_dynptr(v: Verification, state: State, call: Call, third: Value | None) -> None:
     pointer, index, _ = call.extra["new_dynptr"]
     kind = _DYNPTR_KINDS.get(call.name)
     source = call.extra.get("cloned")
@@ -140,7 +138,7 @@ def _make_dynptr(v: Engine, state: State, call: Call, third: Value | None) -> No
         dynptrs.create(v, state, call.slot, pointer, index, source.kind, ref=source.ref, is_readonly=source.is_readonly)
 
 
-def _slice(v: Engine, state: State, call: Call, size: Value | None) -> Value:
+def _slice(v: Verification, state: State, call: Call, size: Value | None) -> Value:
     held = call.dynptr
     if not isinstance(size, Scalar) or not size.range.is_const:
         refuse("argument-constant", call.slot, f"r4 of {call.name} must be a known constant", 4)
@@ -154,7 +152,7 @@ def _slice(v: Engine, state: State, call: Call, size: Value | None) -> Value:
     return Pointer(Kind.MEM, flags=flags, size=size.range.value, id=v.new_id(), owner=held.ref, detail=detail)
 
 
-def _sections(v: Engine, state: State, slot: int, name: str) -> None:
+def _sections(v: Verification, state: State, slot: int, name: str) -> None:
     if name == "bpf_rcu_read_lock":
         if state.rcu_depth and not v.profile.at_least(7, 0):
             refuse("section", slot, "an RCU section is open already")
@@ -175,8 +173,6 @@ def _sections(v: Engine, state: State, slot: int, name: str) -> None:
 
 def _end_rcu(state: State) -> None:
     """Pointers under RCU are from now on not to be trusted."""
-    from actplane.verifier.jumps import replace_pointers
-
     replace_pointers(
         state,
         lambda p: bool(p.flags & Flag.RCU),
@@ -185,7 +181,7 @@ def _end_rcu(state: State) -> None:
 
 
 def _check_argument(
-    v: Engine,
+    v: Verification,
     state: State,
     call: Call,
     index: int,
@@ -227,7 +223,7 @@ def _check_argument(
     _check_pointer(v, state, call, index, members, value, pointee(types, member.type_id) or 0, function)
 
 
-def _check_number(v: Engine, state: State, call: Call, reg: int, value: Value, suffix: str) -> None:
+def _check_number(v: Verification, state: State, call: Call, reg: int, value: Value, suffix: str) -> None:
     if not isinstance(value, Scalar):
         refuse("argument-type", call.slot, f"r{reg} of {call.name} is {name_of(value)}, expected a number", reg)
     if suffix in ("k", "szk") or call.name.endswith("buf_size"):
@@ -241,7 +237,7 @@ def _check_number(v: Engine, state: State, call: Call, reg: int, value: Value, s
 
 
 def _check_pointer(
-    v: Engine,
+    v: Verification,
     state: State,
     call: Call,
     index: int,
@@ -283,7 +279,7 @@ def _check_pointer(
     arguments.check_memory(v, state, call, reg, value, size, allows_nothing=False, is_write=True)
 
 
-def _is_plain(v: Engine, type_id: int, depth: int = 0) -> bool:
+def _is_plain(v: Verification, type_id: int, depth: int = 0) -> bool:
     """Whether a struct holds numbers only, so that any memory of its size will do."""
     types = v.subject.types
     assert types is not None
@@ -297,7 +293,7 @@ def _is_plain(v: Engine, type_id: int, depth: int = 0) -> bool:
     return is_number(found)
 
 
-def _check_struct(v: Engine, call: Call, reg: int, value: Pointer, target: int, function: KernelFunction) -> None:
+def _check_struct(v: Verification, call: Call, reg: int, value: Pointer, target: int, function: KernelFunction) -> None:
     types = v.subject.types
     assert types is not None
     name = types.type_at(target).name
@@ -317,14 +313,14 @@ def _check_struct(v: Engine, call: Call, reg: int, value: Pointer, target: int, 
         refuse("argument-type", call.slot, claim, reg)
 
 
-def _release(v: Engine, state: State, call: Call) -> None:
+def _release(v: Verification, state: State, call: Call) -> None:
     held = state.frames[-1].regs[call.release or 1]
     if not isinstance(held, Pointer) or not held.ref or not refs.release(v, state, held.ref):
         refuse("reference-release", call.slot, f"{call.name}: the reference is not held", 1)
 
 
 def _result(
-    v: Engine,
+    v: Verification,
     state: State,
     call: Call,
     function: KernelFunction,
@@ -357,7 +353,7 @@ _KERNEL_CONTEXTS: Final = {
 }
 
 
-def _kernel_context(v: Engine, call: Call) -> Value:
+def _kernel_context(v: Verification, call: Call) -> Value:
     types = v.subject.types
     assert types is not None
     name = _KERNEL_CONTEXTS.get(type_names(v)[0])
@@ -367,7 +363,7 @@ def _kernel_context(v: Engine, call: Call) -> Value:
     return Pointer(Kind.BTF_ID, flags=Flag.TRUSTED, types=types, type_id=type_id)
 
 
-def _returned(v: Engine, state: State, call: Call, function: KernelFunction, proto: Type) -> Value | None:
+def _returned(v: Verification, state: State, call: Call, function: KernelFunction, proto: Type) -> Value | None:
     types = v.subject.types
     assert types is not None
     found = bare(types, proto.target)

@@ -5,20 +5,19 @@ with bpf_kptr_xchg where something is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from actplane.verifier import refs
 from actplane.verifier.btf_access import struct_name
 from actplane.verifier.btf_walk import holds_struct, size_of
+from actplane.verifier.call_facts import Call
+from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.maps import MapFacts, SpecialField
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import State
 from actplane.verifier.types import BtfKind, TypeProvider
-from actplane.verifier.values import UNKNOWN_SCALAR, Flag, Kind, Pointer, Scalar, Value, name_of
-
-if TYPE_CHECKING:
-    from actplane.verifier.arguments import Call
-    from actplane.verifier.engine import Engine
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, name_of
+from actplane.verifier.verification import Verification
 
 # Kernel structs whose memory is freed only after an RCU grace period.
 _RCU_PROTECTED: Final = frozenset(
@@ -26,7 +25,7 @@ _RCU_PROTECTED: Final = frozenset(
 )
 
 
-def _target(v: Engine, facts: MapFacts, field: SpecialField) -> tuple[TypeProvider, int, bool]:
+def _target(v: Verification, facts: MapFacts, field: SpecialField) -> tuple[TypeProvider, int, bool]:
     """Return the struct that a kptr points at, and whether it is one of the program's own."""
     own = facts.types
     assert own is not None
@@ -38,7 +37,7 @@ def _target(v: Engine, facts: MapFacts, field: SpecialField) -> tuple[TypeProvid
     return kernel, type_id, False
 
 
-def _loaded(v: Engine, state: State, facts: MapFacts, field: SpecialField) -> Pointer:
+def _loaded(v: Verification, state: State, facts: MapFacts, field: SpecialField) -> Pointer:
     types, type_id, is_local = _target(v, facts, field)
     flags = Flag.NULL
     if field.what == "uptr":
@@ -52,7 +51,7 @@ def _loaded(v: Engine, state: State, facts: MapFacts, field: SpecialField) -> Po
 
 
 def access(
-    v: Engine,
+    v: Verification,
     state: State,
     slot: int,
     reg: int,
@@ -79,7 +78,14 @@ def access(
 
 
 def _check_match(
-    v: Engine, slot: int, reg: int, value: Value | None, facts: MapFacts, field: SpecialField, *, is_owned: bool = False
+    v: Verification,
+    slot: int,
+    reg: int,
+    value: Value | None,
+    facts: MapFacts,
+    field: SpecialField,
+    *,
+    is_owned: bool = False,
 ) -> None:
     types, type_id, is_local = _target(v, facts, field)
     expected = types.type_at(type_id).name
@@ -98,7 +104,7 @@ def _check_match(
         refuse("kptr-access", slot, claim, reg)
 
 
-def check_exchange(v: Engine, state: State, call: Call, reg: int, value: Value) -> None:
+def check_exchange(v: Verification, state: State, call: Call, reg: int, value: Value) -> None:
     """Check the first argument of bpf_kptr_xchg: where the pointer is kept."""
     if not isinstance(value, Pointer) or value.kind is not Kind.MAP_VALUE or value.flags & Flag.NULL:
         refuse("argument-type", call.slot, f"r{reg} of {call.name} is {name_of(value)}, expected map_value", reg)
@@ -116,7 +122,7 @@ def check_exchange(v: Engine, state: State, call: Call, reg: int, value: Value) 
     call.extra["kptr_field"] = (facts, field)
 
 
-def check_new_object(v: Engine, state: State, call: Call, reg: int, value: Value) -> None:
+def check_new_object(v: Verification, state: State, call: Call, reg: int, value: Value) -> None:
     """Check the second argument of bpf_kptr_xchg: what the map owns from now on."""
     if not isinstance(value, Pointer):
         refuse("argument-type", call.slot, f"r{reg} of {call.name} is {name_of(value)}, expected a pointer", reg)
@@ -129,7 +135,7 @@ def check_new_object(v: Engine, state: State, call: Call, reg: int, value: Value
     call.extra["kptr_given"] = value.ref
 
 
-def finish_exchange(v: Engine, state: State, call: Call) -> None:
+def finish_exchange(v: Verification, state: State, call: Call) -> None:
     """The map owns the new object; its pointers may be used under RCU at most."""
     given = call.extra.get("kptr_given")
     if given is not None and not refs.release(v, state, given):

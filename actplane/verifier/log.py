@@ -4,17 +4,15 @@ States in the words of the kernel's verifier log, so that both can be compared l
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from actplane.asm import disassemble
 from actplane.errors import EncodeError
+from actplane.verifier.flow import Code
+from actplane.verifier.kinds import Kind
 from actplane.verifier.scalar import S32_MAX, S32_MIN, S64_MAX, S64_MIN, Range, signed32, signed64
 from actplane.verifier.state import ALL_SPILL, DYNPTR, INVALID, ITER, SPILL, Frame, Slot, State
 from actplane.verifier.tnum import U32, U64
-from actplane.verifier.values import Kind, Pointer, Scalar, Value
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine, Handler
+from actplane.verifier.values import Pointer, Scalar, Value
+from actplane.verifier.verification import Handler, Verification
 
 
 def state_text(state: State, regs: tuple[int, ...] = ()) -> str:
@@ -115,9 +113,9 @@ def slot_text(index: int, slot: Slot) -> str:
     return place + slot.kinds[::-1].replace(bytes([INVALID]), b"?").decode()
 
 
-def insn_text(engine: Engine, slot: int) -> str:
+def insn_text(code: Code, slot: int) -> str:
     """Return the instruction at a slot in the kernel's syntax."""
-    insn = engine.code.at[slot]
+    insn = code.at[slot]
     if insn is None:
         return ""
     try:
@@ -126,22 +124,22 @@ def insn_text(engine: Engine, slot: int) -> str:
         return f"(bad instruction 0x{insn.code:02x})"
 
 
-def logged(engine: Engine, slot: int, handler: Handler) -> Handler:
+def logged(v: Verification, slot: int, handler: Handler) -> Handler:
     """Return a handler that also writes a line of log: the instruction and what it changed."""
-    insn = engine.code.at[slot]
+    insn = v.code.at[slot]
     assert insn is not None
-    text = insn_text(engine, slot)
+    text = insn_text(v.code, slot)
 
     def handle(state: State) -> int:
         frame = state.frames[-1]
         before = frame.regs[:], dict(frame.stack)
-        at = len(engine.log)
+        at = len(v.log)
         line = f"{slot}: ({insn.code:02x}) {text}"
-        engine.log.append(line)
+        v.log.append(line)
         following = handler(state)
         changed = _changes(state.frames[-1], frame, before)
         if changed:
-            engine.log[at] = f"{line:<38} ; {changed}"
+            v.log[at] = f"{line:<38} ; {changed}"
         return following
 
     return handle

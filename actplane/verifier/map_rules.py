@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from actplane.asm.insn import MapFd, MapValue
+from actplane.asm.isa import LD_IMM64
 from actplane.asm.uapi import MapType, ProgType
 from actplane.verifier.maps import MapFacts
 from actplane.verifier.refusals import refuse
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine
+from actplane.verifier.verification import Verification
 
 MAX_MAPS: Final = 64
 
@@ -48,13 +47,13 @@ _SLEEPABLE_MAPS: Final = {
 }
 
 
-def check_maps(v: Engine) -> None:
+def check_maps(v: Verification) -> None:
     """Refuse references to maps that this program may not use, or that are not there."""
     seen: set[str] = set()
     slot = 0
     for insn in v.program.insns:
         symbol = insn.symbol
-        if isinstance(symbol, MapFd | MapValue) and insn.code == 0x18:
+        if isinstance(symbol, MapFd | MapValue) and insn.code == LD_IMM64:
             facts = v.subject.maps.get(symbol.name)
             if facts is None:
                 refuse("bad-map", slot, f"there is no map {symbol.name!r}")
@@ -79,7 +78,7 @@ def _check_direct_value(slot: int, facts: MapFacts, symbol: MapValue) -> None:
         refuse("bad-map", slot, claim)
 
 
-def _check_map(v: Engine, slot: int, facts: MapFacts) -> None:
+def _check_map(v: Verification, slot: int, facts: MapFacts) -> None:
     kind = v.prog_type
     name = facts.spec.name
     if (facts.field_of("list_head") is not None or facts.field_of("rb_root") is not None) and kind in _TRACING:

@@ -5,33 +5,47 @@ load yields.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from actplane.asm.insn import Insn
+from actplane.asm.isa import (
+    ADD,
+    AND,
+    ATOMIC,
+    CLASS_MASK,
+    CMPXCHG,
+    DW,
+    FETCH,
+    LDX,
+    LOAD_ACQUIRE,
+    MEM,
+    MEMSX,
+    MODE_MASK,
+    OR,
+    SIZE_BITS,
+    SIZE_MASK,
+    ST,
+    STORE_RELEASE,
+    STX,
+    XCHG,
+    XOR,
+)
 from actplane.asm.uapi import MapType, ProgType
-from actplane.verifier import btf_access, context, stack, tnum
-from actplane.verifier.flow import LDX, ST
+from actplane.verifier import btf_access, context, kptrs, stack, tnum
+from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.maps import MapFacts, SpecialField
 from actplane.verifier.refusals import refuse
 from actplane.verifier.scalar import S64_MIN, Range, between_signed, constant, sign_extend, truncate
 from actplane.verifier.scalar import UNKNOWN as UNKNOWN_RANGE
 from actplane.verifier.state import State
-from actplane.verifier.values import UNKNOWN_SCALAR, Flag, Kind, Pointer, Scalar, Value, known, scalar
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine, Handler
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, known, scalar
+from actplane.verifier.verification import Handler, Verification
 
 MAX_VAR_OFF: Final = 1 << 29
 
-SIZES: Final = {0x00: 4, 0x08: 2, 0x10: 1, 0x18: 8}
-MEM: Final = 0x60
-MEMSX: Final = 0x80
-ATOMIC: Final = 0xC0
-PROBE_MEM32: Final = 0xA0
+SIZES: Final = {bits: size.bits // 8 for size, bits in SIZE_BITS.items()}
 
-LOAD_ACQUIRE: Final = 0x100
-STORE_RELEASE: Final = 0x110
-_ATOMICS: Final = frozenset({0x00, 0x40, 0x50, 0xA0, 0x01, 0x41, 0x51, 0xA1, 0xE1, 0xF1})
+_ATOMICS: Final = frozenset({ADD, OR, AND, XOR, ADD | FETCH, OR | FETCH, AND | FETCH, XOR | FETCH, XCHG, CMPXCHG})
 
 _SOCKETS: Final = frozenset({Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, Kind.XDP_SOCK})
 _PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
@@ -41,14 +55,14 @@ _UNKNOWN_SIGNED: Final = {
 }
 
 
-def compile_memory(v: Engine, slot: int, insn: Insn) -> Handler:
+def compile_memory(v: Verification, slot: int, insn: Insn) -> Handler:
     """Return the handler of a load, a store or an atomic operation."""
-    mode = insn.code & 0xE0
-    if mode == ATOMIC and insn.code & 7 == 3:
+    mode = insn.code & MODE_MASK
+    if mode == ATOMIC and insn.code & CLASS_MASK == STX:
         return _compile_atomic(v, slot, insn)
-    is_load = insn.code & 7 == LDX
-    is_bad = mode != MEM and not (mode == MEMSX and is_load and insn.code & 0x18 != 0x18)
-    uses_reserved = bool(insn.imm) if insn.code & 7 != ST else bool(insn.src)
+    is_load = insn.code & CLASS_MASK == LDX
+    is_bad = mode != MEM and not (mode == MEMSX and is_load and insn.code & SIZE_MASK != DW)
+    uses_reserved = bool(insn.imm) if insn.code & CLASS_MASK != ST else bool(insn.src)
     if is_bad or uses_reserved:
 
         def reserved(state: State) -> int:
@@ -60,8 +74,8 @@ def compile_memory(v: Engine, slot: int, insn: Insn) -> Handler:
     return _compile_store(v, slot, insn)
 
 
-def _compile_load(v: Engine, slot: int, insn: Insn, *, is_signed: bool) -> Handler:
-    dst, src, off, size, following = insn.dst, insn.src, insn.off, SIZES[insn.code & 0x18], slot + 1
+def _compile_load(v: Verification, slot: int, insn: Insn, *, is_signed: bool) -> Handler:
+    dst, src, off, size, following = insn.dst, insn.src, insn.off, SIZES[insn.code & SIZE_MASK], slot + 1
     whole = _UNKNOWN_OF[size]
 
     def load(state: State) -> int:
@@ -87,9 +101,9 @@ def _compile_load(v: Engine, slot: int, insn: Insn, *, is_signed: bool) -> Handl
     return load
 
 
-def _compile_store(v: Engine, slot: int, insn: Insn) -> Handler:
-    dst, src, off, size, following = insn.dst, insn.src, insn.off, SIZES[insn.code & 0x18], slot + 1
-    is_immediate = insn.code & 7 == ST
+def _compile_store(v: Verification, slot: int, insn: Insn) -> Handler:
+    dst, src, off, size, following = insn.dst, insn.src, insn.off, SIZES[insn.code & SIZE_MASK], slot + 1
+    is_immediate = insn.code & CLASS_MASK == ST
     immediate = known(insn.imm)
 
     def store(state: State) -> int:
@@ -106,7 +120,7 @@ def _compile_store(v: Engine, slot: int, insn: Insn) -> Handler:
     return store
 
 
-def _note_kind(v: Engine, slot: int, base: Value) -> None:
+def _note_kind(v: Verification, slot: int, base: Value) -> None:
     """One load or store is rewritten for one kind of pointer, so it cannot serve two that need it."""
     assert isinstance(base, Pointer)
     kind: object = base.kind
@@ -129,7 +143,7 @@ def _needs_rewrite(kind: object) -> bool:
 
 
 def access(
-    v: Engine,
+    v: Verification,
     state: State,
     slot: int,
     reg: int,
@@ -185,7 +199,7 @@ def access(
 
 
 def _access_rare(
-    v: Engine, state: State, slot: int, reg: int, base: Pointer, off: int, size: int, is_write: bool
+    v: Verification, state: State, slot: int, reg: int, base: Pointer, off: int, size: int, is_write: bool
 ) -> Value:
     kind = base.kind
     if kind is Kind.MAP_KEY:
@@ -223,7 +237,9 @@ def _access_buffer(slot: int, reg: int, base: Pointer, off: int, size: int, is_w
     return UNKNOWN_SCALAR
 
 
-def _access_map_pointer(v: Engine, slot: int, reg: int, base: Pointer, off: int, size: int, is_write: bool) -> Value:
+def _access_map_pointer(
+    v: Verification, slot: int, reg: int, base: Pointer, off: int, size: int, is_write: bool
+) -> Value:
     if not v.is_privileged or v.subject.types is None:
         refuse("map-pointer-access", slot, f"r{reg} is a map, whose own fields are not accessible", reg)
     if off < 0:
@@ -238,7 +254,7 @@ def _access_map_pointer(v: Engine, slot: int, reg: int, base: Pointer, off: int,
     return UNKNOWN_SCALAR
 
 
-def check_alignment(v: Engine, slot: int, reg: int, base: Pointer, off: int, size: int) -> None:
+def check_alignment(v: Verification, slot: int, reg: int, base: Pointer, off: int, size: int) -> None:
     """Refuse an access that is not aligned, where alignment is asked for."""
     bits = tnum.add(base.var.tnum, ((base.off + off) & tnum.U64, 0))
     if base.kind is Kind.PACKET:
@@ -249,7 +265,7 @@ def check_alignment(v: Engine, slot: int, reg: int, base: Pointer, off: int, siz
 
 
 def _access_stack(
-    v: Engine,
+    v: Verification,
     state: State,
     slot: int,
     reg: int,
@@ -282,7 +298,7 @@ def _access_stack(
 
 
 def check_region(
-    v: Engine,
+    v: Verification,
     slot: int,
     reg: int,
     base: Pointer,
@@ -310,7 +326,7 @@ def check_region(
 
 
 def check_packet(
-    v: Engine, slot: int, reg: int, base: Pointer, off: int, size: int, *, allows_nothing: bool = False
+    v: Verification, slot: int, reg: int, base: Pointer, off: int, size: int, *, allows_nothing: bool = False
 ) -> None:
     """Refuse unless comparisons have shown that the bytes are in the packet."""
     if base.var.smin < 0:
@@ -344,16 +360,16 @@ _PACKET_WRITERS: Final = frozenset(
 )
 
 
-def may_write_packet(v: Engine) -> bool:
+def may_write_packet(v: Verification) -> bool:
     return v.prog_type in _PACKET_WRITERS
 
 
-def may_read_packet(v: Engine) -> bool:
+def may_read_packet(v: Verification) -> bool:
     return v.prog_type in _PACKET_WRITERS or v.prog_type in _PACKET_READERS
 
 
 def _access_map_value(
-    v: Engine,
+    v: Verification,
     state: State,
     slot: int,
     reg: int,
@@ -377,8 +393,6 @@ def _access_map_value(
     if facts.fields:
         kptr = check_special_fields(v, slot, reg, base, off, size, is_direct=True)
         if kptr is not None:
-            from actplane.verifier import kptrs
-
             return kptrs.access(v, state, slot, reg, base, kptr, is_write=is_write, value=value, is_atomic=is_atomic)
     if not is_write and facts.spec.is_frozen and base.var.is_const and not facts.can_write():
         constant_value = _frozen_value(facts, off + base.var.value, size)
@@ -388,7 +402,7 @@ def _access_map_value(
 
 
 def check_special_fields(
-    v: Engine, slot: int, reg: int, base: Pointer, off: int, size: int, *, is_direct: bool
+    v: Verification, slot: int, reg: int, base: Pointer, off: int, size: int, *, is_direct: bool
 ) -> SpecialField | None:
     """Refuse an access that touches a lock, a timer and so on; return the kptr field it touches, if any."""
     facts = base.map
@@ -413,8 +427,8 @@ def _frozen_value(facts: MapFacts, off: int, size: int) -> Range | None:
     return constant(int.from_bytes(contents[off : off + size].ljust(size, b"\0"), "little"))
 
 
-def _compile_atomic(v: Engine, slot: int, insn: Insn) -> Handler:
-    size = SIZES[insn.code & 0x18]
+def _compile_atomic(v: Verification, slot: int, insn: Insn) -> Handler:
+    size = SIZES[insn.code & SIZE_MASK]
     is_wide_enough = size in (4, 8)
     dst, src, off, op = insn.dst, insn.src, insn.off, insn.imm
 
@@ -423,7 +437,7 @@ def _compile_atomic(v: Engine, slot: int, insn: Insn) -> Handler:
         if op in (LOAD_ACQUIRE, STORE_RELEASE) and v.profile.at_least(6, 15):
             return _load_or_store_atomically(v, state, slot, insn, size)
         if op not in _ATOMICS:
-            refuse("bad-instruction", slot, f"there is no atomic operation 0x{op & 0xFFFFFFFF:x}")
+            refuse("bad-instruction", slot, f"there is no atomic operation 0x{op & tnum.U32:x}")
         if not v.profile.at_least(5, 12) and op:
             refuse("bad-instruction", slot, "atomic operations other than add exist since Linux 5.12")
         if not is_wide_enough:
@@ -432,13 +446,13 @@ def _compile_atomic(v: Engine, slot: int, insn: Insn) -> Handler:
         for reg, held in ((src, value), (dst, base)):
             if held is None:
                 refuse("uninitialized-register", slot, f"r{reg} is read before it is set", reg)
-        if op == 0xF1 and regs[0] is None:
+        if op == CMPXCHG and regs[0] is None:
             refuse("uninitialized-register", slot, "r0 is read before it is set", 0)
         if isinstance(value, Pointer) and not v.is_privileged:
             refuse("pointer-leak", slot, f"r{src} is a pointer and would be stored", src)
         assert base is not None
         _check_atomic_base(v, slot, dst, base)
-        fetched = 0 if op == 0xF1 else src if op & 1 else -1
+        fetched = 0 if op == CMPXCHG else src if op & FETCH else -1
         if fetched == 10:
             refuse("frame-pointer-write", slot, "r10 is the frame pointer and is read only")
         old = access(v, state, slot, dst, base, off, size, is_write=False, is_atomic=True)
@@ -453,7 +467,7 @@ def _compile_atomic(v: Engine, slot: int, insn: Insn) -> Handler:
     return atomic
 
 
-def _check_atomic_base(v: Engine, slot: int, reg: int, base: Value) -> None:
+def _check_atomic_base(v: Verification, slot: int, reg: int, base: Value) -> None:
     if isinstance(base, Scalar):
         refuse("not-a-pointer", slot, f"r{reg} is a number, not a pointer", reg)
     is_arena_ok = base.kind is not Kind.ARENA or v.profile.at_least(6, 10)
@@ -461,7 +475,7 @@ def _check_atomic_base(v: Engine, slot: int, reg: int, base: Value) -> None:
         refuse("atomic-access", slot, f"r{reg} is {base.type_name}, which takes no atomic operations", reg)
 
 
-def _load_or_store_atomically(v: Engine, state: State, slot: int, insn: Insn, size: int) -> int:
+def _load_or_store_atomically(v: Verification, state: State, slot: int, insn: Insn, size: int) -> int:
     regs = state.frames[-1].regs
     is_load = insn.imm == LOAD_ACQUIRE
     pointer_reg = insn.src if is_load else insn.dst

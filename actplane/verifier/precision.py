@@ -9,32 +9,41 @@ at a time, as the kernel's verifier does.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from actplane.verifier.flow import (
+from actplane.asm.insn import Insn
+from actplane.asm.isa import (
     ALU,
     ALU64,
-    ARGUMENTS,
+    ATOMIC,
     CALL,
+    CLASS_MASK,
+    CMPXCHG,
+    END,
     EXIT,
-    HELPER_CALL,
+    FETCH,
     JMP,
     JMP32,
     LD,
     LD_IMM64,
     LDX,
+    LOAD_ACQUIRE,
+    MAY_GOTO,
+    MODE_MASK,
+    MOV,
+    NEG,
+    OPERATION_MASK,
     PSEUDO_CALL,
     ST,
+    STORE_RELEASE,
     STX,
-    is_conditional,
+    X,
 )
+from actplane.asm.uapi import HelperId
+from actplane.verifier.checkpoint import Checkpoint
+from actplane.verifier.flow import ARGUMENTS, HELPER_CALL, Code, is_conditional
+from actplane.verifier.state import State
 from actplane.verifier.values import Scalar
-
-if TYPE_CHECKING:
-    from actplane.asm.insn import Insn
-    from actplane.verifier.engine import Engine
-    from actplane.verifier.pruning import Checkpoint
-    from actplane.verifier.state import State
 
 
 class GaveUp(Exception):
@@ -74,10 +83,8 @@ class Backtrack:
         return not any(self.regs) and not any(self.slots)
 
 
-def mark(engine: Engine, state: State, *regs: int) -> None:
+def mark(code: Code, state: State, *regs: int) -> None:
     """Mark the numbers that some registers of the current frame hold before the current instruction."""
-    if not engine.tracks_precision:
-        return
     frame = state.frames[-1]
     wanted = 0
     for reg in regs:
@@ -88,19 +95,17 @@ def mark(engine: Engine, state: State, *regs: int) -> None:
         return
     back = Backtrack(len(state.frames) - 1)
     back.regs[-1] = wanted
-    _walk(engine, back, state.trace, state.parent, skip_first=True)
+    _walk(code, back, state.trace, state.parent, skip_first=True)
 
 
-def mark_stack(engine: Engine, state: State, frame: int, index: int) -> None:
+def mark_stack(code: Code, state: State, frame: int, index: int) -> None:
     """Mark the number spilled in one stack slot."""
-    if not engine.tracks_precision:
-        return
     back = Backtrack(len(state.frames) - 1)
     back.slots[frame] = 1 << index
-    _walk(engine, back, state.trace, state.parent, skip_first=True)
+    _walk(code, back, state.trace, state.parent, skip_first=True)
 
 
-def propagate(engine: Engine, old: Checkpoint, state: State) -> bool:
+def propagate(code: Code, old: Checkpoint, state: State) -> bool:
     """Mark in the path of `state` what was precise in a checkpoint that it was found equal to."""
     back = Backtrack(len(state.frames) - 1)
     for index, frame in enumerate(state.frames):
@@ -116,12 +121,12 @@ def propagate(engine: Engine, old: Checkpoint, state: State) -> bool:
             slots ^= low
     if back.is_empty:
         return False
-    return _walk(engine, back, state.trace, state.parent, skip_first=False)
+    return _walk(code, back, state.trace, state.parent, skip_first=False)
 
 
-def _walk(engine: Engine, back: Backtrack, trace: Any, parent: Checkpoint | None, *, skip_first: bool) -> bool:
+def _walk(code: Code, back: Backtrack, trace: Any, parent: Checkpoint | None, *, skip_first: bool) -> bool:
     """Follow the wanted numbers back until each is marked or has no source left."""
-    at = engine.code.at
+    at = code.at
     has_changed = False
     later = -1
     while True:
@@ -135,7 +140,7 @@ def _walk(engine: Engine, back: Backtrack, trace: Any, parent: Checkpoint | None
                 slot, extra, older = node
                 insn = at[slot]
                 assert insn is not None
-                _step_back(engine, back, slot, insn, extra, later)
+                _step_back(code, back, slot, insn, extra, later)
                 later = slot
                 if back.is_empty:
                     return has_changed
@@ -209,23 +214,23 @@ def _link(back: Backtrack, extra: Any) -> None:
                 back.regs[frame] |= 1 << index
 
 
-def _step_back(engine: Engine, back: Backtrack, slot: int, insn: Insn, extra: Any, later: int) -> None:
-    kind = insn.code & 7
+def _step_back(code: Code, back: Backtrack, slot: int, insn: Insn, extra: Any, later: int) -> None:
+    kind = insn.code & CLASS_MASK
     frame = back.frame
     regs = back.regs[frame]
     dst, src = 1 << insn.dst, 1 << insn.src
     if kind in (ALU, ALU64):
         if not regs & dst:
             return
-        op = insn.code & 0xF0
-        if op in (0xD0, 0x80):
+        op = insn.code & OPERATION_MASK
+        if op in (END, NEG):
             return
-        if op == 0xB0:
+        if op == MOV:
             regs &= ~dst
-        if insn.code & 8 and insn.src != 10:
+        if insn.code & X and insn.src != 10:
             regs |= src
         back.regs[frame] = regs
-    elif kind == LDX or (kind == STX and insn.code & 0xE0 == 0xC0 and insn.imm == 0x100):
+    elif kind == LDX or (kind == STX and insn.code & MODE_MASK == ATOMIC and insn.imm == LOAD_ACQUIRE):
         if regs & dst:
             back.regs[frame] = regs & ~dst
             if extra is not None and extra[0] == "stack":
@@ -233,7 +238,7 @@ def _step_back(engine: Engine, back: Backtrack, slot: int, insn: Insn, extra: An
     elif kind in (ST, STX):
         _step_back_store(back, insn, extra, regs)
     elif kind in (JMP, JMP32):
-        _step_back_jump(engine, back, slot, insn, extra, later)
+        _step_back_jump(code, back, slot, insn, extra, later)
     elif kind == LD:
         if not regs & dst:
             return
@@ -243,13 +248,13 @@ def _step_back(engine: Engine, back: Backtrack, slot: int, insn: Insn, extra: An
 
 
 def _step_back_store(back: Backtrack, insn: Insn, extra: Any, regs: int) -> None:
-    is_atomic = insn.code & 7 == STX and insn.code & 0xE0 == 0xC0
+    is_atomic = insn.code & CLASS_MASK == STX and insn.code & MODE_MASK == ATOMIC
     if regs >> insn.dst & 1:
         raise GaveUp
-    if is_atomic and insn.imm != 0x110:
+    if is_atomic and insn.imm != STORE_RELEASE:
         # What a fetching atomic leaves in its register comes from memory.
-        fetched = 0 if insn.imm == 0xF1 else insn.src
-        if (insn.imm & 1 or insn.imm == 0xF1) and regs >> fetched & 1:
+        fetched = 0 if insn.imm == CMPXCHG else insn.src
+        if (insn.imm & FETCH or insn.imm == CMPXCHG) and regs >> fetched & 1:
             regs &= ~(1 << fetched)
             back.regs[back.frame] = regs
     if extra is None or extra[0] != "stack":
@@ -257,11 +262,11 @@ def _step_back_store(back: Backtrack, insn: Insn, extra: Any, regs: int) -> None
     bit = 1 << extra[2]
     if back.slots[extra[1]] & bit:
         back.slots[extra[1]] &= ~bit
-        if insn.code & 7 == STX:
+        if insn.code & CLASS_MASK == STX:
             back.regs[back.frame] |= 1 << insn.src
 
 
-def _step_back_jump(engine: Engine, back: Backtrack, slot: int, insn: Insn, extra: Any, later: int) -> None:
+def _step_back_jump(code: Code, back: Backtrack, slot: int, insn: Insn, extra: Any, later: int) -> None:
     frame = back.frame
     if insn.code == CALL:
         if insn.src == PSEUDO_CALL and extra != (GLOBAL_CALL,):
@@ -269,11 +274,12 @@ def _step_back_jump(engine: Engine, back: Backtrack, slot: int, insn: Insn, extr
             back.leave()
             back.regs[back.frame] |= wanted & ARGUMENTS
             return
-        if slot in engine.code.callback_calls and later != slot + 1 and later >= 0 and frame > 0:
+        if slot in code.callback_calls and later != slot + 1 and later >= 0 and frame > 0:
             # From the first instruction of a callback back to the helper that ran it.
             back.leave()
             return
-        if insn.src == HELPER_CALL and insn.imm == 12 and later != slot + 1 and extra == (FROM_EXIT,):
+        is_tail_call = insn.src == HELPER_CALL and insn.imm == HelperId.bpf_tail_call
+        if is_tail_call and later != slot + 1 and extra == (FROM_EXIT,):
             back.enter()
             return
         back.regs[frame] &= ~1
@@ -282,10 +288,10 @@ def _step_back_jump(engine: Engine, back: Backtrack, slot: int, insn: Insn, extr
     elif insn.code == EXIT:
         returned = False
         if later > 0:
-            before = engine.code.at[later - 1]
+            before = code.at[later - 1]
             is_call = before is not None and before.code == CALL
             returned = is_call and bool(back.regs[frame] & 1)
-        if later >= 0 and later in engine.code.callback_calls:
+        if later >= 0 and later in code.callback_calls:
             back.regs[frame] &= ~ARGUMENTS
         if back.regs[frame] & ARGUMENTS:
             raise GaveUp
@@ -297,7 +303,7 @@ def _step_back_jump(engine: Engine, back: Backtrack, slot: int, insn: Insn, extr
         if extra is not None and extra[0] == "linked":
             _link(back, extra)
         dst, src = 1 << insn.dst, 1 << insn.src
-        if insn.code & 8 and back.regs[frame] & (dst | src) and insn.code != 0xE5:
+        if insn.code & X and back.regs[frame] & (dst | src) and insn.code != MAY_GOTO:
             back.regs[frame] |= dst | src
         if extra is not None and extra[0] == "linked":
             _link(back, extra)

@@ -8,8 +8,10 @@ whatever mattered there is at most as wild here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from actplane.verifier.checkpoint import Checkpoint
+from actplane.verifier.kinds import Kind
 from actplane.verifier.state import (
     ALL_MISC,
     DYNPTR,
@@ -23,78 +25,11 @@ from actplane.verifier.state import (
     Slot,
     State,
 )
-from actplane.verifier.values import UNKNOWN_SCALAR, Kind, Pointer, Scalar, Value
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value
 
 NOT_EXACT: Final = 0
 RANGE_WITHIN: Final = 1
 EXACT: Final = 2
-
-
-class Checkpoint:
-    """
-    A state kept at `slot`, and what later paths said about it.
-
-    `live` is, for each frame, the registers still needed; `read` the stack slots that were read
-    later, `written` those fully written on the way here from `parent`; `trace` is that way.
-    `branches` counts the paths from here that are not finished.
-    """
-
-    __slots__ = (
-        "branches",
-        "hits",
-        "live",
-        "misses",
-        "number",
-        "parent",
-        "precise_regs",
-        "precise_slots",
-        "read",
-        "slot",
-        "state",
-        "trace",
-        "written",
-    )
-
-    def __init__(self, state: State, live: list[int], written: list[int]) -> None:
-        self.state = state
-        self.slot = state.slot
-        self.live = live
-        self.branches = 1
-        self.parent: Checkpoint | None = state.parent
-        self.trace = state.trace
-        self.written = written
-        depth = len(state.frames)
-        self.read = [0] * depth
-        self.precise_regs = [0] * depth
-        self.precise_slots = [0] * depth
-        self.hits = 0
-        self.misses = 0
-        self.number = 0
-        """How many checkpoints were kept before this one, and one more."""
-
-
-def mark_read(state: State, written: list[int], frame: int, index: int) -> bool:
-    """
-    Note that a stack slot was read, in every checkpoint back to where it was last written. True if any
-    of them did not know.
-    """
-    bit = 1 << index
-    if written[frame] & bit:
-        return False
-    is_news = False
-    checkpoint = state.parent
-    while checkpoint is not None and frame < len(checkpoint.read):
-        if checkpoint.read[frame] & bit:
-            break
-        checkpoint.read[frame] |= bit
-        is_news = True
-        if checkpoint.written[frame] & bit:
-            break
-        checkpoint = checkpoint.parent
-    return is_news
 
 
 class IdMap:
@@ -129,13 +64,13 @@ class IdMap:
         return self.match(old, new)
 
 
-def states_equal(engine: Engine, old: Checkpoint, new: State, exact: int, exact_frames: int = 99) -> bool:
+def states_equal(old: Checkpoint, new: State, exact: int, exact_frames: int = 99) -> bool:
     """
     Whether every continuation that was safe from the checkpoint is safe from a state. Frames from
     `exact_frames` on are compared with NOT_EXACT.
     """
     kept = old.state
-    if len(kept.frames) != len(new.frames) or (kept.speculative and not new.speculative):
+    if len(kept.frames) != len(new.frames):
         return False
     if kept.in_sleepable != new.in_sleepable:
         return False

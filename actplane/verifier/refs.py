@@ -4,25 +4,25 @@ What a program holds and must give back: references, locks, and sections.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from actplane.verifier.call_facts import Call
+from actplane.verifier.kinds import Flag, Kind
+from actplane.verifier.maps import special_fields
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import SPILL, Ref, State
-from actplane.verifier.values import Flag, Kind, Pointer, Value, name_of
-
-if TYPE_CHECKING:
-    from actplane.verifier.arguments import Call
-    from actplane.verifier.engine import Engine
+from actplane.verifier.values import Pointer, Value, name_of
+from actplane.verifier.verification import Verification
 
 
-def acquire(v: Engine, state: State, slot: int, what: str = "ref") -> int:
+def acquire(v: Verification, state: State, slot: int, what: str = "ref") -> int:
     """Note a new reference. Returns its id."""
     id_ = v.new_id()
     state.refs = (*state.refs, Ref(what, id_, slot))
     return id_
 
 
-def release(v: Engine, state: State, id_: int) -> bool:
+def release(v: Verification, state: State, id_: int) -> bool:
     """Give a reference back: every pointer that holds it or depends on it is gone. False if it is not held."""
     if not any(ref.id == id_ and ref.what == "ref" for ref in state.refs):
         return False
@@ -75,7 +75,7 @@ def forget_non_owning(state: State) -> None:
 
 
 def check_nothing_held(
-    v: Engine, state: State, slot: int, where: str, *, is_exit: bool, may_hold_lock: bool = False
+    v: Verification, state: State, slot: int, where: str, *, is_exit: bool, may_hold_lock: bool = False
 ) -> None:
     """Refuse to end, or to hand over, while something is held."""
     for ref in state.refs:
@@ -94,7 +94,7 @@ def check_nothing_held(
         refuse("section", slot, f"{where}: preemption is still off")
 
 
-def check_field(v: Engine, call: Call, reg: int, pointer: Pointer, what: str) -> None:
+def check_field(v: Verification, call: Call, reg: int, pointer: Pointer, what: str) -> None:
     """Refuse unless a pointer into a map value points at its special field of a kind."""
     facts = pointer.map
     if not pointer.var.is_const:
@@ -114,7 +114,7 @@ def lock_place(value: Pointer) -> Any:
     return value.type_id, value.id or value.ref
 
 
-def check_lock(v: Engine, state: State, call: Call, reg: int, value: Value, *, takes: bool) -> None:
+def check_lock(v: Verification, state: State, call: Call, reg: int, value: Value, *, takes: bool) -> None:
     """Check and do what bpf_spin_lock and bpf_spin_unlock do."""
     is_value = isinstance(value, Pointer) and value.kind is Kind.MAP_VALUE
     is_object = isinstance(value, Pointer) and value.kind is Kind.BTF_ID and bool(value.flags & Flag.ALLOC)
@@ -154,6 +154,4 @@ def find_lock_field(value: Pointer, what: str) -> int | None:
         return found.off if found is not None else None
     if value.types is None:
         return None
-    from actplane.verifier.maps import special_fields
-
     return next((item.off for item in special_fields(value.types, value.type_id) if item.what == what), None)

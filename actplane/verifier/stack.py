@@ -4,10 +4,10 @@ The stack: spilled registers kept whole, other bytes known to be written, zero, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from actplane.verifier import precision
-from actplane.verifier.pruning import mark_read
+from actplane.verifier.checkpoint import mark_read
+from actplane.verifier.dynptrs import destroy
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import (
     ALL_SPILL,
@@ -23,16 +23,16 @@ from actplane.verifier.state import (
     State,
 )
 from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, known
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine
+from actplane.verifier.verification import Verification
 
 STACK_BYTES: Final = 512
 _MAX_VAR_OFF: Final = 1 << 29
 _OBJECTS: Final = frozenset({DYNPTR, ITER, IRQ})
 
 
-def check_bounds(v: Engine, slot: int, reg: int, pointer: Pointer, off: int, size: int, *, is_write: bool) -> None:
+def check_bounds(
+    v: Verification, slot: int, reg: int, pointer: Pointer, off: int, size: int, *, is_write: bool
+) -> None:
     """Refuse an access of `size` bytes, `off` bytes from the pointer with its fixed offset, outside of the frame."""
     var = pointer.var
     if not var.is_const and (var.smax >= _MAX_VAR_OFF or var.smin <= -_MAX_VAR_OFF):
@@ -51,7 +51,7 @@ def _index(off: int) -> int:
     return (-off - 1) >> 3
 
 
-def read_fixed(v: Engine, state: State, slot: int, pointer: Pointer, off: int, size: int) -> Value:
+def read_fixed(v: Verification, state: State, slot: int, pointer: Pointer, off: int, size: int) -> Value:
     """Return what a load of `size` bytes at a known offset from the frame pointer yields."""
     frame = frame_of(state, pointer)
     index = _index(off)
@@ -82,7 +82,7 @@ def read_fixed(v: Engine, state: State, slot: int, pointer: Pointer, off: int, s
         piece = kinds[first : first + size]
         is_zero = value.range.is_const and value.range.value == 0
         if is_zero and all(kind in (SPILL, NOUGHT) for kind in piece):
-            precision.mark_stack(v, state, frame.index, index)
+            v.mark_precise_stack(state, frame.index, index)
             return known(0)
         return UNKNOWN_SCALAR
     piece = kinds[first : first + size]
@@ -97,7 +97,7 @@ def read_fixed(v: Engine, state: State, slot: int, pointer: Pointer, off: int, s
 
 
 def write_fixed(
-    v: Engine, state: State, slot: int, pointer: Pointer, off: int, size: int, value: Value | None, source: int
+    v: Verification, state: State, slot: int, pointer: Pointer, off: int, size: int, value: Value | None, source: int
 ) -> None:
     """Store a value (None: unknown bytes) at a known offset; `source` is its register, -1 for a constant."""
     frame = frame_of(state, pointer)
@@ -158,7 +158,7 @@ def _scrub(kinds: bytearray) -> None:
             kinds[i] = MISC
 
 
-def read_variable(v: Engine, state: State, slot: int, reg: int, pointer: Pointer, off: int, size: int) -> Value:
+def read_variable(v: Verification, state: State, slot: int, reg: int, pointer: Pointer, off: int, size: int) -> Value:
     """Return what a load at an unknown offset between bounds yields: 0 if every byte is 0, else anything."""
     frame = frame_of(state, pointer)
     low, high = pointer.var.smin + off, pointer.var.smax + off + size
@@ -173,7 +173,7 @@ def read_variable(v: Engine, state: State, slot: int, reg: int, pointer: Pointer
 
 
 def write_variable(
-    v: Engine, state: State, slot: int, reg: int, pointer: Pointer, off: int, size: int, value: Value | None
+    v: Verification, state: State, slot: int, reg: int, pointer: Pointer, off: int, size: int, value: Value | None
 ) -> None:
     """Store at an unknown offset between bounds: every byte that may be hit becomes unknown."""
     frame = frame_of(state, pointer)
@@ -193,7 +193,7 @@ def write_variable(
             refuse("stack-variable-offset", slot, f"r{reg}: a write at an unknown offset may hit a spilled value", reg)
         if is_zero and kind == SPILL and kept is not None and _is_spilled_zero(kept):
             values[index] = kept.value
-            precision.mark_stack(v, state, frame.index, index)
+            v.mark_precise_stack(state, frame.index, index)
             continue
         if is_zero and kind == NOUGHT:
             continue
@@ -213,7 +213,7 @@ def write_variable(
                 v.mark_precise(state, i)
 
 
-def constant_at(v: Engine, state: State, pointer: Pointer, off: int, size: int) -> int | None:
+def constant_at(v: Verification, state: State, pointer: Pointer, off: int, size: int) -> int | None:
     """Return the number in `size` bytes of the stack if it is known, and mark that it matters."""
     frame = frame_of(state, pointer)
     index = _index(off)
@@ -225,7 +225,7 @@ def constant_at(v: Engine, state: State, pointer: Pointer, off: int, size: int) 
         return 0
     is_spilled = kept.kinds.count(SPILL) == size and first == 0 and kept.kinds[0] == SPILL
     if is_spilled and isinstance(kept.value, Scalar) and kept.value.range.is_const:
-        precision.mark_stack(v, state, frame.index, index)
+        v.mark_precise_stack(state, frame.index, index)
         return kept.value.range.value & ((1 << 8 * size) - 1)
     return None
 
@@ -236,7 +236,7 @@ def _is_spilled_zero(kept: Slot) -> bool:
 
 
 def check_initialized(
-    v: Engine, state: State, slot: int, reg: int, frame: Frame, low: int, high: int, *, is_write: bool
+    v: Verification, state: State, slot: int, reg: int, frame: Frame, low: int, high: int, *, is_write: bool
 ) -> None:
     """
     Refuse unless the bytes [low, high) may be read by a helper; if it may write them too, what was
@@ -274,7 +274,7 @@ def check_initialized(
             frame.put(index, Slot(bytes(kinds)))
 
 
-def write_range(v: Engine, state: State, slot: int, pointer: Pointer, low: int, high: int) -> None:
+def write_range(v: Verification, state: State, slot: int, pointer: Pointer, low: int, high: int) -> None:
     """A helper has written the bytes [low, high): they hold something, nothing known."""
     frame = frame_of(state, pointer)
     v.note_stack(frame, -low)
@@ -291,7 +291,7 @@ def write_range(v: Engine, state: State, slot: int, pointer: Pointer, low: int, 
         frame.put(index, Slot(bytes(kinds)))
 
 
-def release_object(v: Engine, state: State, slot: int, frame: Frame, index: int) -> None:
+def release_object(v: Verification, state: State, slot: int, frame: Frame, index: int) -> None:
     """Overwriting part of a dynptr destroys it, if it holds no reference; nothing else may be overwritten."""
     kept = frame.stack.get(index)
     if kept is None or kept.kinds[0] not in _OBJECTS:
@@ -300,6 +300,4 @@ def release_object(v: Engine, state: State, slot: int, frame: Frame, index: int)
         # An iterator or interrupt state that is overwritten can never be given back.
         frame.put(index, Slot(bytes([INVALID]) * 8))
         return
-    from actplane.verifier.dynptrs import destroy
-
     destroy(v, state, slot, frame, index)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from actplane.asm.uapi import ProgType
 from actplane.verifier.flow import called_function
 from actplane.verifier.refusals import refuse
-
-if TYPE_CHECKING:
-    from actplane.verifier.engine import Engine
+from actplane.verifier.verification import Verification
 
 LIMIT: Final = 512
 MAX_FRAMES: Final = 8
@@ -27,7 +25,7 @@ _PRIVATE_STACK_TYPES: Final = frozenset(
 )
 
 
-def check(v: Engine) -> None:
+def check(v: Verification) -> None:
     """Refuse call chains that need more stack or more frames than there are."""
     code = v.code
     calls: dict[int, list[int]] = {start: [] for start in code.starts}
@@ -42,13 +40,13 @@ def check(v: Engine) -> None:
         _descend(v, calls, root, 0, [], {code.starts[i] for i in tails}, has_private)
 
 
-def _size(v: Engine, start: int) -> int:
+def _size(v: Verification, start: int) -> int:
     rounding = 16 if v.profile.at_least(6, 7) else 32
     return -(-max(v.stack_bytes.get(start, 0), 1) // rounding) * rounding
 
 
 def _descend(
-    v: Engine,
+    v: Verification,
     calls: dict[int, list[int]],
     start: int,
     depth: int,

@@ -7,9 +7,11 @@ Values are shared between states; a frame's registers and slots are copied when 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from actplane.verifier.values import Kind, Pointer, Value
+from actplane.verifier.kinds import Kind
+from actplane.verifier.values import Pointer, Value
 
 # What a byte of the stack holds, in the letters of the kernel's log.
 INVALID: Final = ord("?")
@@ -96,7 +98,6 @@ class Frame:
         "index",
         "is_async",
         "is_shared",
-        "is_tail_callable",
         "regs",
         "stack",
         "subprogram",
@@ -115,7 +116,6 @@ class Frame:
         self.callback_range: tuple[int, int] | None = None
         self.callback_depth = 0
         self.is_async = False
-        self.is_tail_callable = False
 
     def copy(self) -> Frame:
         """Return a frame that can change apart from this one. Both share the stack until one writes."""
@@ -130,7 +130,6 @@ class Frame:
         twin.callback_range = self.callback_range
         twin.callback_depth = self.callback_depth
         twin.is_async = self.is_async
-        twin.is_tail_callable = self.is_tail_callable
         return twin
 
     def put(self, index: int, slot: Slot) -> None:
@@ -168,7 +167,6 @@ class State:
         "rcu_depth",
         "refs",
         "slot",
-        "speculative",
         "steps",
         "trace",
         "written",
@@ -190,7 +188,6 @@ class State:
         self.trace: Trace | None = None
         self.steps: Any = None
         """The branches taken since the start, newest first: (slot, text, older)."""
-        self.speculative = False
         self.written: list[int] = []
         """Stack slots written in full since the last checkpoint: one mask of bits for each frame."""
 
@@ -209,7 +206,6 @@ class State:
         twin.parent = self.parent
         twin.trace = self.trace
         twin.steps = self.steps
-        twin.speculative = self.speculative
         twin.written = self.written[:]
         return twin
 
@@ -223,3 +219,15 @@ class State:
             if ref.id == id_ and ref.what != "lock":
                 return ref
         return None
+
+
+def replace_pointers(state: State, is_meant: Callable[[Pointer], bool], change: Callable[[Pointer], Value]) -> None:
+    """Replace every pointer, in registers and on the stack, for which `is_meant` holds."""
+    for frame in state.frames:
+        for reg in range(10):
+            value = frame.regs[reg]
+            if value.__class__ is Pointer and is_meant(value):
+                frame.regs[reg] = change(value)
+        for i, slot in list(frame.stack.items()):
+            if slot.value.__class__ is Pointer and slot.kinds[0] == SPILL and is_meant(slot.value):
+                frame.put(i, Slot(slot.kinds, change(slot.value)))

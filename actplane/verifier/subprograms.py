@@ -4,26 +4,26 @@ Functions of the program: calls of them, callbacks that helpers run, returns, an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from actplane.asm.insn import Insn
+from actplane.asm.isa import PSEUDO_CALL
 from actplane.asm.uapi import AttachType, ProgType
-from actplane.verifier import attach, refs
-from actplane.verifier.flow import PSEUDO_CALL
-from actplane.verifier.jumps import widen_imprecise
+from actplane.verifier import attach, global_functions, refs
+from actplane.verifier.call_facts import Call
+from actplane.verifier.kinds import Kind
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import Frame, State
-from actplane.verifier.values import UNKNOWN_SCALAR, Kind, Pointer, Scalar, Value, name_of
-
-if TYPE_CHECKING:
-    from actplane.verifier.arguments import Call
-    from actplane.verifier.engine import Engine, Handler
+from actplane.verifier.types import BtfKind
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, name_of
+from actplane.verifier.verification import Handler, Verification
+from actplane.verifier.widening import widen_imprecise
 
 END: Final = -1
 MAX_FRAMES: Final = 8
 
 
-def compile_subprogram_call(v: Engine, slot: int, insn: Insn) -> Handler:
+def compile_subprogram_call(v: Verification, slot: int, insn: Insn) -> Handler:
     """Return the handler of a call of a function of the program."""
     target = slot + 1 + insn.imm
     assert insn.src == PSEUDO_CALL
@@ -42,7 +42,7 @@ def compile_subprogram_call(v: Engine, slot: int, insn: Insn) -> Handler:
     return call
 
 
-def _enter(v: Engine, state: State, slot: int, target: int) -> Frame:
+def _enter(v: Verification, state: State, slot: int, target: int) -> Frame:
     depth = len(state.frames)
     if depth >= MAX_FRAMES:
         refuse("too-many-frames", slot, f"the call would be the {depth + 1}th frame, {MAX_FRAMES} are allowed")
@@ -55,10 +55,8 @@ def _enter(v: Engine, state: State, slot: int, target: int) -> Frame:
     return frame
 
 
-def _call_global(v: Engine, state: State, slot: int, target: int, function: Any) -> int:
+def _call_global(v: Verification, state: State, slot: int, target: int, function: Any) -> int:
     """A global function is verified alone; here only the arguments are checked."""
-    from actplane.verifier import global_functions
-
     if state.locks:
         refuse("lock", slot, "a global function is called while a lock is held")
     global_functions.check_call(v, state, slot, function)
@@ -74,7 +72,7 @@ def _call_global(v: Engine, state: State, slot: int, target: int, function: Any)
     return slot + 1
 
 
-def push_callback(v: Engine, state: State, call: Call) -> None:
+def push_callback(v: Verification, state: State, call: Call) -> None:
     """
     Keep for later the path into the callback of a helper. The path at hand goes on behind the helper,
     as if it ran no callback (any more).
@@ -113,7 +111,7 @@ def _may_run(args: list[Value | None], depth: int) -> bool:
     return count.range.umax > depth
 
 
-def _callback_arguments(v: Engine, call: Call, args: list[Value | None]) -> list[Value | None]:
+def _callback_arguments(v: Verification, call: Call, args: list[Value | None]) -> list[Value | None]:
     if call.name == "bpf_loop":
         return [UNKNOWN_SCALAR, args[3], None, None, None]
     if call.name == "bpf_for_each_map_elem":
@@ -126,8 +124,6 @@ def _callback_arguments(v: Engine, call: Call, args: list[Value | None]) -> list
             None,
         ]
     if call.name == "bpf_find_vma":
-        from actplane.verifier.types import BtfKind
-
         types = v.subject.types
         type_id = types.id_of(BtfKind.STRUCT, "vm_area_struct") if types is not None else None
         task = args[1]
@@ -139,7 +135,7 @@ def _callback_arguments(v: Engine, call: Call, args: list[Value | None]) -> list
     refuse("unsupported", call.slot, f"the callback of {call.name} is not modelled")
 
 
-def _push_async(v: Engine, state: State, call: Call) -> None:
+def _push_async(v: Verification, state: State, call: Call) -> None:
     """A timer's callback runs later, on its own: it is walked from an empty stack."""
     timer_map, uid = call.extra["timer_map"]
     other = v.push(state, call.callback, f"{call.name}: the callback runs", call.slot)
@@ -156,7 +152,7 @@ def _push_async(v: Engine, state: State, call: Call) -> None:
     other.locks = other.rcu_depth = other.preempt_off = other.irq_id = 0
 
 
-def compile_exit(v: Engine, slot: int, insn: Insn) -> Handler:
+def compile_exit(v: Verification, slot: int, insn: Insn) -> Handler:
     """Return the handler of an exit: a return to the caller, or the end of the program."""
     is_reserved = bool(insn.imm or insn.src or insn.dst)  # the kernel does not look at the offset
 
@@ -176,7 +172,7 @@ def compile_exit(v: Engine, slot: int, insn: Insn) -> Handler:
     return leave
 
 
-def _return(v: Engine, state: State, slot: int) -> int:
+def _return(v: Verification, state: State, slot: int) -> int:
     frame = state.frames[-1]
     value = frame.regs[0]
     if isinstance(value, Pointer) and value.kind is Kind.STACK:
@@ -190,7 +186,7 @@ def _return(v: Engine, state: State, slot: int) -> int:
     return frame.call_slot + 1
 
 
-def _check_callback_result(v: Engine, state: State, slot: int, frame: Frame) -> None:
+def _check_callback_result(v: Verification, state: State, slot: int, frame: Frame) -> None:
     value = frame.regs[0]
     if value is None:
         refuse("uninitialized-register", slot, "r0 is not set at the end of a callback", 0)
@@ -207,7 +203,7 @@ def _check_callback_result(v: Engine, state: State, slot: int, frame: Frame) -> 
         )
 
 
-def _return_from_callback(v: Engine, state: State, slot: int, frame: Frame) -> int:
+def _return_from_callback(v: Verification, state: State, slot: int, frame: Frame) -> int:
     for ref in state.refs:
         if ref.what == "ref" and ref.slot >= 0 and v.code.function_of[ref.slot] == frame.subprogram:
             refuse("reference-leak", slot, f"a callback keeps the reference acquired at slot {ref.slot}")
@@ -232,7 +228,7 @@ def _checkpoint_at(state: State, slot: int) -> Any:
     return None
 
 
-def check_return_value(v: Engine, state: State, slot: int) -> None:
+def check_return_value(v: Verification, state: State, slot: int) -> None:
     """Refuse an end of the program with a value in r0 that the hook does not allow."""
     program = v.program
     if attach.takes_no_return_value(program, v.subject.attach) and not v.subject.notes.get("walking_global"):
@@ -264,7 +260,7 @@ def check_return_value(v: Engine, state: State, slot: int) -> None:
         refuse("return-value", slot, f"r0 is {first} to {last}, this hook takes {low} to {high}", 0)
 
 
-def check_thrown(v: Engine, state: State, slot: int) -> None:
+def check_thrown(v: Verification, state: State, slot: int) -> None:
     """Refuse an exception whose value the hook does not take, where no callback turns it into another."""
     value = state.frames[-1].regs[1]
     if v.subject.notes.get("has_exception_callback"):
@@ -278,7 +274,7 @@ def check_thrown(v: Engine, state: State, slot: int) -> None:
         refuse("return-value", slot, claim, 1)
 
 
-def entry_state(v: Engine) -> State:
+def entry_state(v: Verification) -> State:
     """Return the state in which a program starts."""
     state = State()
     frame = Frame(0, 0, -1)

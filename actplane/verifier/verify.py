@@ -8,10 +8,11 @@ from typing import Final
 
 from actplane.asm.program import MapSpec, Program
 from actplane.asm.uapi import AttachType, ProgType
-from actplane.verifier import arith, attach, compare, map_rules, scalar, stack_depth
-from actplane.verifier.engine import Engine, Options, Subject
+from actplane.verifier import arith, attach, compare, global_functions, kfuncs, map_rules, scalar, stack_depth
+from actplane.verifier.engine import Engine
 from actplane.verifier.flow import Code
-from actplane.verifier.log import state_text
+from actplane.verifier.global_functions import GlobalFunction
+from actplane.verifier.log import insn_text, state_text
 from actplane.verifier.maps import map_facts
 from actplane.verifier.profiles import DEFAULT, KernelProfile
 from actplane.verifier.refusals import CATALOGUE, Refused, refuse
@@ -19,6 +20,7 @@ from actplane.verifier.report import Refusal, Report, Statistics, Step
 from actplane.verifier.state import State
 from actplane.verifier.subprograms import entry_state
 from actplane.verifier.types import OwnTypes, TypeProvider
+from actplane.verifier.verification import Options, Subject, Verification
 
 UNPRIVILEGED_SLOTS: Final = 4096
 _PATH_STEPS: Final = 40
@@ -54,24 +56,39 @@ def verify(
         _check_program(program, profile, options)
         code = Code(program.insns, has_back_edges=options.is_privileged and profile.at_least(5, 3))
         subject.attach = attach.find(program, types, profile)
-        engine = Engine(subject, code, profile, options)
-        map_rules.check_maps(engine)
+        engine = Engine(Verification(subject, code, profile, options))
+        map_rules.check_maps(engine.v)
         _walk(engine)
     except Refused as refused:
         refusal = _refusal(engine, program, refused)
     numbers = _statistics(engine, time.perf_counter() - started)
-    log = tuple(engine.log) if engine is not None else ()
+    log = tuple(engine.v.log) if engine is not None else ()
     return Report(program.name, profile.name, refusal, numbers, log)
 
 
 def _walk(engine: Engine) -> None:
-    from actplane.verifier import global_functions, kfuncs
+    v = engine.v
+    kfuncs.prepare(v)
+    global_functions.prepare(v)
+    engine.run(entry_state(v))
+    _walk_called(engine)
+    stack_depth.check(v)
 
-    kfuncs.prepare(engine)
-    global_functions.prepare(engine)
-    engine.run(entry_state(engine))
-    global_functions.walk_called(engine)
-    stack_depth.check(engine)
+
+def _walk_called(engine: Engine) -> None:
+    """Verify every global function that some path called, and those that these call."""
+    v = engine.v
+    found: dict[int, GlobalFunction] = v.subject.notes["globals"]
+    done: set[int] = set()
+    v.subject.notes["walking_global"] = True
+    while True:
+        waiting = [start for start in v.globals_called if start not in done]
+        if not waiting:
+            break
+        start = waiting[0]
+        done.add(start)
+        engine.run(global_functions.entry_state(v, found[start]))
+    v.subject.notes["walking_global"] = False
 
 
 _SLEEPABLE_TYPES: Final = frozenset(
@@ -108,9 +125,7 @@ def _refusal(engine: Engine | None, program: Program, refused: Refused) -> Refus
     text = state = ""
     path: tuple[Step, ...] = ()
     if engine is not None and 0 <= slot < engine.code.size:
-        from actplane.verifier.log import insn_text
-
-        text = insn_text(engine, slot)
+        text = insn_text(engine.code, slot)
         if engine.processed:
             state = state_text(engine.state, refused.regs)
             path = _path(engine.state)
@@ -143,6 +158,6 @@ def _statistics(engine: Engine | None, seconds: float) -> Statistics:
         engine.states_kept,
         engine.peak_states,
         engine.max_states_per_insn,
-        dict(engine.stack_bytes),
+        dict(engine.v.stack_bytes),
         seconds,
     )

@@ -1,0 +1,71 @@
+"""
+Checkpoints: states kept at places where paths meet, and what later paths said about them.
+"""
+
+from __future__ import annotations
+
+from actplane.verifier.state import State
+
+
+class Checkpoint:
+    """
+    A state kept at `slot`, and what later paths said about it.
+
+    `live` is, for each frame, the registers still needed; `read` the stack slots that were read
+    later, `written` those fully written on the way here from `parent`; `trace` is that way.
+    `branches` counts the paths from here that are not finished.
+    """
+
+    __slots__ = (
+        "branches",
+        "hits",
+        "live",
+        "misses",
+        "number",
+        "parent",
+        "precise_regs",
+        "precise_slots",
+        "read",
+        "slot",
+        "state",
+        "trace",
+        "written",
+    )
+
+    def __init__(self, state: State, live: list[int], written: list[int]) -> None:
+        self.state = state
+        self.slot = state.slot
+        self.live = live
+        self.branches = 1
+        self.parent: Checkpoint | None = state.parent
+        self.trace = state.trace
+        self.written = written
+        depth = len(state.frames)
+        self.read = [0] * depth
+        self.precise_regs = [0] * depth
+        self.precise_slots = [0] * depth
+        self.hits = 0
+        self.misses = 0
+        self.number = 0
+        """How many checkpoints were kept before this one, and one more."""
+
+
+def mark_read(state: State, written: list[int], frame: int, index: int) -> bool:
+    """
+    Note that a stack slot was read, in every checkpoint back to where it was last written. True if any
+    of them did not know.
+    """
+    bit = 1 << index
+    if written[frame] & bit:
+        return False
+    is_news = False
+    checkpoint = state.parent
+    while checkpoint is not None and frame < len(checkpoint.read):
+        if checkpoint.read[frame] & bit:
+            break
+        checkpoint.read[frame] |= bit
+        is_news = True
+        if checkpoint.written[frame] & bit:
+            break
+        checkpoint = checkpoint.parent
+    return is_news
