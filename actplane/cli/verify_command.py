@@ -14,6 +14,7 @@ from actplane.cli.asm_input import InputError, add_program_argument, read_object
 from actplane.cli.exits import Exit
 from actplane.loader.btf import Btf
 from actplane.loader.relocate import relocate
+from actplane.runtime.host_profile import host_profile
 from actplane.verifier import DEFAULT, PROFILES, KernelProfile, Options, Report, profile_of, verify
 from actplane.verifier.sarif import sarif_log
 
@@ -64,14 +65,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _profile(name: str) -> KernelProfile:
-    if name != "host":
-        return profile_of(name)
-    import platform
-
-    profile = profile_of(platform.release())
-    lockdown = Path("/sys/kernel/security/lockdown")
-    is_locked = lockdown.exists() and "[none]" not in lockdown.read_text()
-    return replace(profile, name=platform.release(), is_lockdown=is_locked)
+    return host_profile() if name == "host" else profile_of(name)
 
 
 def _chosen(found: Object, name: str | None) -> tuple[Program, ...]:

@@ -1,172 +1,303 @@
 """
-Give generated programs to the mirror and to the running kernel, and compare the verdicts.
+Ask the mirror and a kernel about the same programs, and compare what they say.
 
-    python -m tests.kernel.differential [--count N] [--seed N] [--show N]
+On the running kernel, as root; the same command goes on where it stopped:
 
-Prints a table of agreement for each kind of program, the times of both, and what they disagree on.
+    python -m tests.kernel.differential run --count 50000 --seed 1 --tally FILE
+
+For another kernel, where everything is slow, in three steps, of which only the second runs there:
+
+    python -m tests.kernel.differential pose --kernel 6.1 --btf FILE --count 3000 --questions FILE
+    python -m tests.kernel.differential ask --questions FILE --answers FILE
+    python -m tests.kernel.differential join --kernel 6.1 --questions FILE --answers FILE --tally FILE
+
+One program again, with both answers in full:
+
+    python -m tests.kernel.differential show --category grammar --seed 1 --number 17
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import struct
+import gzip
+import json
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from actplane.asm.insn import Insn, MapFd, MapValue
-from actplane.asm.program import Program
-from actplane.errors import KernelError
-from actplane.loader.attributes import ProgLoad
+from actplane.asm import disassemble
+from actplane.errors import EncodeError, InternalError
 from actplane.loader.btf import Btf
-from actplane.loader.maps import Map
-from actplane.loader.programs import hook_id
-from actplane.loader.syscall import bpf
-from actplane.verifier import KernelProfile, Report, profile_of, verify
-from tests.verifier.program_grammar import MAPS, programs
+from actplane.runtime.host_profile import host_profile
+from actplane.verifier import KernelProfile, Options, profile_of, verify
+from actplane.verifier.kernel_log import parse_kernel_log
+from tests.kernel.asker import Answer, Asker, NoAnswer
+from tests.kernel.tally import (
+    BOTH_ACCEPT,
+    BOTH_REFUSE,
+    KERNEL_ONLY,
+    LEFT_OUT,
+    MIRROR_ONLY,
+    NO_ANSWER,
+    Tally,
+    plain,
+)
+from tests.verifier.questions import FINITE, MAKERS, SHARES, Question, blob_of
 
-LOG_BYTES = 1 << 16
+_E2BIG = 7
+MOST_INSNS = 150_000
+"""Programs that cost more than that are left out: the limit itself is tested elsewhere, and takes half a minute."""
+_SLOW_SECONDS = 0.15
+"""What a kernel takes for about that many."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the kernel said of one program."""
+class Judgement:
+    """The mirror's answer, short enough to be written down."""
 
     is_accepted: bool
-    errno: int
+    id: str
+    slot: int
+    claim: str
     seconds: float
 
-
-@contextmanager
-def created_maps() -> Iterator[dict[str, Map]]:
-    """The maps that generated programs refer to, in this kernel."""
-    with ExitStack() as stack:
-        yield {name: stack.enter_context(Map.create(spec)) for name, spec in MAPS.items()}
+    @property
+    def gave_up(self) -> bool:
+        return self.id == "too-many-instructions"
 
 
-def raw_bytes(insns: tuple[Insn, ...], maps: Mapping[str, Map]) -> bytes:
-    """Encode without any check, so that bad instructions reach the kernel too."""
-    out = bytearray()
-    for insn in insns:
-        low, high = insn.imm & 0xFFFFFFFF, insn.imm >> 32 & 0xFFFFFFFF
-        if isinstance(insn.symbol, MapFd):
-            low, high = maps[insn.symbol.name].fd, 0
-        elif isinstance(insn.symbol, MapValue):
-            low, high = maps[insn.symbol.name].fd, insn.symbol.offset_bytes
-        out += struct.pack("<BBhI", insn.code, insn.src << 4 | insn.dst, insn.off, low)
-        if insn.slots == 2:
-            out += struct.pack("<BBhI", 0, 0, 0, high)
-    return bytes(out)
-
-
-def ask_kernel(program: Program, maps: Mapping[str, Map], btf: Btf) -> Verdict:
-    """Load a program, close it again, and return the verdict."""
-    data = raw_bytes(program.insns, maps)
-    attr = ProgLoad(
-        prog_type=program.prog_type, insns=data, insn_cnt=len(data) // 8, license=program.license.encode() + b"\0"
+def judge(question: Question, types: Btf, profile: KernelProfile, max_insns: int = MOST_INSNS) -> Judgement:
+    """Ask the mirror. A bug of the mirror's own is an answer too: id `crash`."""
+    options = Options(
+        is_strict=bool(question.flags & 1), keeps_all_states=bool(question.flags & 8), max_insns=max_insns
     )
-    if program.attach_type is not None:
-        attr.set("expected_attach_type", program.attach_type)
-    hook = hook_id(program, btf)
-    if hook is not None:
-        attr.set("attach_btf_id", hook)
     started = time.perf_counter()
     try:
-        fd = bpf(attr)
-    except KernelError as error:
-        return Verdict(False, error.errno, time.perf_counter() - started)
-    seconds = time.perf_counter() - started
-    os.close(fd)
-    return Verdict(True, 0, seconds)
+        report = verify(question.program, question.maps, types, own=question.own, profile=profile, options=options)
+    except (InternalError, ArithmeticError, LookupError, AttributeError, TypeError, ValueError, AssertionError) as bug:
+        return Judgement(False, "crash", -1, f"{type(bug).__name__}: {bug}", time.perf_counter() - started)
+    refusal = report.refusal
+    seconds = report.statistics.seconds
+    if refusal is None:
+        return Judgement(True, "", -1, "", seconds)
+    return Judgement(False, refusal.id, refusal.slot, refusal.claim, seconds)
 
 
-def running_profile() -> KernelProfile:
-    """The profile of the running kernel."""
-    return profile_of(platform.release())
-
-
-@dataclass(frozen=True)
-class Case:
-    """One program with both answers."""
-
-    number: int
-    program: Program
-    report: Report
-    verdict: Verdict
-
-    @property
-    def agrees(self) -> bool:
-        return self.report.is_accepted == self.verdict.is_accepted
-
-
-def compare(seed: int, count: int) -> Iterator[Case]:
-    """Yield every generated program with the answers of the mirror and of the kernel."""
-    btf, profile = Btf.vmlinux(), running_profile()
-    with created_maps() as maps:
-        for number, program in enumerate(programs(seed, count)):
-            report = verify(program, MAPS, btf, profile=profile)
-            yield Case(number, program, report, ask_kernel(program, maps, btf))
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=50_000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long, whatever the count")
-    parser.add_argument("--show", type=int, default=5, help="how many disagreements to print in full")
-    options = parser.parse_args()
-    table: Counter[tuple[str, bool, bool]] = Counter()
-    causes: Counter[str] = Counter()
-    mirror_seconds, kernel_seconds = [], []
-    shown = 0
-    started = time.monotonic()
-    for case in compare(options.seed, options.count):
-        if time.monotonic() - started > options.seconds:
-            break
-        table[case.program.prog_type.name, case.verdict.is_accepted, case.report.is_accepted] += 1
-        mirror_seconds.append(case.report.statistics.seconds)
-        kernel_seconds.append(case.verdict.seconds)
-        if case.agrees:
-            continue
-        refusal = case.report.refusal
-        causes[
-            f"mirror refuses: {refusal.id}" if refusal else f"mirror accepts, kernel errno {case.verdict.errno}"
-        ] += 1
-        if shown < options.show:
-            shown += 1
-            _show(case)
-    for name in sorted({key[0] for key in table}):
-        row = [table[name, kernel, mirror] for kernel in (True, False) for mirror in (True, False)]
-        print(
-            f"{name:34} both accept {row[0]:6}  kernel only {row[1]:4}  mirror only {row[2]:4}  both refuse {row[3]:6}"
+def add(tally: Tally, question: Mapping[str, Any], mine: Judgement, kernel: Answer | None) -> str:
+    """Count one program and return its outcome. `question` has category, number, origin, prog_type."""
+    category = question["category"]
+    if kernel is None:
+        outcome = NO_ANSWER
+    elif mine.gave_up and (kernel.is_accepted or kernel.errno != _E2BIG):
+        outcome = LEFT_OUT
+    elif kernel.is_accepted:
+        outcome = BOTH_ACCEPT if mine.is_accepted else KERNEL_ONLY
+    else:
+        outcome = MIRROR_ONLY if mine.is_accepted else BOTH_REFUSE
+    tally.count(category, outcome)
+    if kernel is None or outcome == LEFT_OUT:
+        return outcome
+    tally.mirror_us.append(round(mine.seconds * 1e6))
+    tally.kernel_us.append(round(kernel.seconds * 1e6))
+    found = parse_kernel_log(kernel.log) if not kernel.is_accepted else None
+    if outcome == BOTH_REFUSE:
+        kind = "unmapped" if found is None else "same" if found.id == mine.id else "other"
+        tally.reasons[kind] = tally.reasons.get(kind, 0) + 1
+    if not kernel.is_accepted and found is None:
+        last = plain(_last_words(kernel))
+        tally.unmapped[last] = tally.unmapped.get(last, 0) + 1
+    if outcome in (KERNEL_ONLY, MIRROR_ONLY) or mine.id == "crash":
+        message = found.message if found is not None else _last_words(kernel)
+        cause = f"mirror: {mine.id}: {plain(mine.claim)}" if mine.id else f"kernel: {plain(message)}"
+        tally.causes[cause] = tally.causes.get(cause, 0) + 1
+        tally.disagreements.append(
+            {**question, "mirror": mine.id, "slot": mine.slot, "claim": mine.claim, "kernel": message}
         )
-    for cause, count in causes.most_common(20):
-        print(f"{count:6}  {cause}")
-    for who, seconds in (("mirror", mirror_seconds), ("kernel", kernel_seconds)):
-        seconds.sort()
-        middle, ninety = seconds[len(seconds) // 2], seconds[len(seconds) * 9 // 10]
-        print(f"{who}: median {middle * 1e6:.0f} us, p90 {ninety * 1e6:.0f} us, max {seconds[-1] * 1e3:.1f} ms")
+    return outcome
+
+
+def _last_words(kernel: Answer) -> str:
+    lines = [line for line in kernel.log.splitlines() if line and not line.startswith("processed ")]
+    return lines[-1] if lines else f"errno {kernel.errno}, no log"
+
+
+def about(question: Question) -> dict[str, Any]:
+    """Return what a tally keeps of a question."""
+    return {
+        "category": question.category,
+        "number": question.number,
+        "origin": question.origin,
+        "prog_type": question.program.prog_type.name.removeprefix("BPF_PROG_TYPE_"),
+    }
+
+
+def plan(seed: int, count: int, types: Btf, categories: Mapping[str, float]) -> dict[str, int]:
+    """Return how many questions of each category a run of `count` asks: the finite ones whole, the rest shared out."""
+    return {name: FINITE[name](seed, types) for name in FINITE if name in categories or not categories} | {
+        name: round(count * share) for name, share in SHARES.items() if name in categories or not categories
+    }
+
+
+def questions(seed: int, types: Btf, wanted: Mapping[str, int], done: dict[str, int]) -> Iterator[Question]:
+    """Yield what is still to be asked, and note in `done` how far each category is."""
+    for category, count in wanted.items():
+        for number in range(done.get(category, 0), count):
+            question = MAKERS[category](seed, number, types)
+            if question is not None:
+                yield question
+            done[category] = number + 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare on the running kernel."""
+    types, profile = Btf.vmlinux(), host_profile()
+    path: Path = arguments.tally
+    tally = Tally.read(path) if path.exists() else Tally(profile.name, arguments.seed)
+    wanted = plan(tally.seed, arguments.count, types, dict.fromkeys(arguments.category, 1.0))
+    saved = time.monotonic()
+    with Asker(blob_of, types) as asker:
+        for question in questions(tally.seed, types, wanted, tally.done):
+            answer_both(tally, question, asker, types, profile)
+            if time.monotonic() - saved > 15:
+                tally.write(path)
+                saved = time.monotonic()
+    tally.write(path)
+    print("\n".join(tally.table()))
     return 0
 
 
-def _show(case: Case) -> None:
-    from actplane.asm import disassemble
-    from actplane.errors import EncodeError
+def answer_both(tally: Tally, question: Question, asker: Asker, types: Btf, profile: KernelProfile) -> str:
+    """Ask the kernel, then the mirror, and count what they say. Returns the outcome."""
+    try:
+        kernel = asker.ask(question.wire())
+    except NoAnswer:
+        return add(tally, about(question), Judgement(False, "", -1, "", 0.0), None)
+    if kernel.is_accepted and kernel.seconds > _SLOW_SECONDS:
+        tally.count(question.category, LEFT_OUT)
+        return LEFT_OUT
+    # That a program is too costly is soon seen; the kernel has said already that it is.
+    limit = 20_000 if kernel.errno == _E2BIG else MOST_INSNS
+    return add(tally, about(question), judge(question, types, profile, limit), kernel)
 
-    print(f"--- program {case.number}, {case.program.prog_type.name}: kernel {case.verdict}, mirror {case.report}")
+
+def pose(arguments: argparse.Namespace) -> int:
+    """Write questions for another kernel, with the mirror's answers."""
+    types = Btf(arguments.btf.read_bytes())
+    profile = profile_of(arguments.kernel)
+    wanted = plan(arguments.seed, arguments.count, types, dict.fromkeys(arguments.category, 1.0))
+    if arguments.most_finite:
+        wanted = {name: min(n, arguments.most_finite) if name in FINITE else n for name, n in wanted.items()}
+    blobs: set[str] = set()
+    with gzip.open(arguments.questions, "wt") as out:
+        for question in questions(arguments.seed, types, wanted, {}):
+            wire = question.wire()
+            needed = {raw["btf"] for raw in wire["maps"].values() if raw.get("btf")}
+            needed |= {raw["inner"]["btf"] for raw in wire["maps"].values() if (raw.get("inner") or {}).get("btf")}
+            needed |= {wire["debug"]["btf"]} if "btf" in wire["debug"] else set()
+            for name in sorted(needed - blobs):
+                print(json.dumps({"blob": name, "data": blob_of(name)}), file=out)
+            blobs |= needed
+            mine = judge(question, types, profile)
+            print(json.dumps({"about": about(question), "wire": wire, "mirror": vars(mine)}), file=out)
+    return 0
+
+
+def ask(arguments: argparse.Namespace) -> int:
+    """Ask the running kernel the questions of a file and write its answers, a line for each."""
+    blobs: dict[str, str] = {}
+    with (
+        Asker(blobs.__getitem__) as asker,
+        gzip.open(arguments.questions, "rt") as lines,
+        arguments.answers.open("w") as out,
+    ):
+        for line in lines:
+            entry = json.loads(line)
+            if "blob" in entry:
+                blobs[entry["blob"]] = entry["data"]
+                continue
+            try:
+                found = asker.ask(entry["wire"])
+                answer = {**vars(found), "log": found.tail}
+            except NoAnswer as reason:
+                answer = {"none": str(reason)}
+            print(json.dumps(answer), file=out, flush=True)
+    return 0
+
+
+def join(arguments: argparse.Namespace) -> int:
+    """Compare the answers of another kernel with the mirror's."""
+    tally = Tally(arguments.kernel, arguments.seed)
+    with gzip.open(arguments.questions, "rt") as lines, arguments.answers.open() as answers:
+        asked = (entry for entry in map(json.loads, lines) if "blob" not in entry)
+        for entry, answer in zip(asked, map(json.loads, answers), strict=False):
+            kernel = None if "none" in answer else Answer(**answer)
+            add(tally, entry["about"], Judgement(**entry["mirror"]), kernel)
+    tally.write(arguments.tally)
+    print("\n".join(tally.table()))
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """Print one program and both answers."""
+    types, profile = Btf.vmlinux(), host_profile()
+    question = MAKERS[arguments.category[0]](arguments.seed, arguments.number, types)
+    assert question is not None
+    program = question.program
+    print(
+        f"{program.prog_type.name} {program.attach_type} {program.attach_to} flags {question.flags} {question.origin}"
+    )
     slot = 0
-    for insn in case.program.insns:
+    for insn in program.insns:
         try:
             text = disassemble([insn])
         except EncodeError:
             text = repr(insn)
         print(f"  {slot:3}: {text}")
         slot += insn.slots
+    print(judge(question, types, profile))
+    with Asker(blob_of, types) as asker:
+        try:
+            answer = asker.ask(question.wire(), log_level=arguments.log_level)
+            print(answer.log)
+            print(f"accepted {answer.is_accepted}, errno {answer.errno}")
+        except NoAnswer as reason:
+            print(f"no answer: {reason}")
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    for name, handler in (("run", run), ("pose", pose), ("ask", ask), ("join", join), ("show", show)):
+        verb = verbs.add_parser(name, help=handler.__doc__)
+        verb.set_defaults(handler=handler)
+        if name in ("run", "pose", "show"):
+            verb.add_argument("--category", action="append", default=[], choices=MAKERS, help="default: all")
+        if name in ("run", "pose"):
+            verb.add_argument(
+                "--count", type=int, default=50_000, help="how many programs, beside the finite categories"
+            )
+        if name != "ask":
+            verb.add_argument("--seed", type=int, default=1)
+        if name in ("run", "join"):
+            verb.add_argument("--tally", type=Path, required=True, help="the file of results")
+        if name in ("pose", "join"):
+            verb.add_argument("--kernel", required=True, help="the profile's name")
+        if name in ("pose", "ask", "join"):
+            verb.add_argument("--questions", type=Path, required=True)
+        if name in ("ask", "join"):
+            verb.add_argument("--answers", type=Path, required=True)
+        if name == "pose":
+            verb.add_argument("--btf", type=Path, required=True, help="that kernel's types")
+            verb.add_argument("--most-finite", type=int, default=0, help="at most so many of a finite category")
+        if name == "show":
+            verb.add_argument("--number", type=int, required=True)
+            verb.add_argument("--log-level", type=int, default=2)
+    arguments = parser.parse_args()
+    return int(arguments.handler(arguments))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """
-Programs by the thousand from a seed: sentences of a grammar that knows roughly what each register
-holds, so that about half of them are safe, and mutations of those.
+Programs from a random generator: sentences of a grammar that knows roughly what each register holds, so
+that about half of them are safe, and mutations of any program.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from actplane.asm.insn import Insn, MapFd, MapValue
@@ -361,15 +361,3 @@ def mutation(rng: random.Random, program: Program) -> Program:
         elif kind == 7 and insn.code & 7 in (1, 2, 3) and insn.code & 0xE0 == 0x60:
             insns[at] = replace(insn, code=(insn.code & ~0x18) | _SIZES[rng.choice((1, 2, 4, 8))])
     return replace(program, insns=tuple(insns))
-
-
-def programs(seed: int, count: int) -> Iterator[Program]:
-    """Yield `count` programs; the same for the same seed. A third are mutations of the one before."""
-    rng = random.Random(seed)
-    last = sentence(rng)
-    for _ in range(count):
-        if rng.random() < 0.35:
-            yield mutation(rng, last)
-        else:
-            last = sentence(rng)
-            yield last
