@@ -81,6 +81,7 @@ class Arguments:
         self.words = words_of(text, start)
         self.constants = constants
         self.end = len(text)
+        self._known: list[str] = []
 
     def positional(self, what: str) -> Word:
         for index, word in enumerate(self.words):
@@ -89,6 +90,7 @@ class Arguments:
         raise DirectiveError(f"{self.directive}: expected {what}", self.end, self.end + 1)
 
     def flag(self, name: str) -> bool:
+        self._known.append(name)
         for index, word in enumerate(self.words):
             if not word.key and word.text == name:
                 del self.words[index]
@@ -96,6 +98,7 @@ class Arguments:
         return False
 
     def named(self, key: str) -> Word | None:
+        self._known.append(f"{key}=")
         for index, word in enumerate(self.words):
             if word.key == key:
                 return self.words.pop(index)
@@ -124,7 +127,9 @@ class Arguments:
     def finish(self) -> None:
         if self.words:
             word = self.words[0]
-            raise word.error(f"{self.directive}: unexpected {word.key + '=' if word.key else ''}{word.text}")
+            got = f"{word.key}={word.text}" if word.key else word.text
+            known = f"one of {', '.join(self._known)}" if self._known else "the end of the line"
+            raise word.error(f"{self.directive}: got {got!r}, expected {known}")
 
 
 def member(enum: type[_Enum], prefix: str, word: Word) -> _Enum:

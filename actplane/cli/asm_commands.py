@@ -72,7 +72,8 @@ def run_asm(options: argparse.Namespace) -> int:
         _write(encode(program.insns, allow_symbols=True), options.output)
     named = [str(index) for index, insn in enumerate(program.insns) if insn.symbol is not None]
     if named:
-        print(f"actplane: insn {', '.join(named)}: refer to names that bytes cannot hold; see --json", file=sys.stderr)
+        verb = "refers" if len(named) == 1 else "refer"
+        print(f"actplane: insn {', '.join(named)} {verb} to names that bytes cannot hold; see --json", file=sys.stderr)
     return Exit.OK
 
 

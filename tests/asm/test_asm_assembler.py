@@ -310,7 +310,7 @@ def test_spans_point_at_the_statement():
         (".equ A, 1\n.equ A, 2", 2, 6, "constant 'A' is already 1"),
         (".byte 1", 1, 1, "expected .map, .data or .rodata before it"),
         (".rodata d\n.byte 256", 2, 7, "number out of range: got 256, expected 8 bits"),
-        (".prog p lsm bogus\nexit", 1, 13, ".prog: unexpected bogus"),
+        (".prog p lsm bogus\nexit", 1, 13, ".prog: got 'bogus', expected one of"),
         (".prog p xdp", 1, 1, "program 'p' has no instruction"),
         ("0: (b7) r0 += 1", 1, 9, "the code beside it is 0xb7"),
         (".equ A, 1 << 64", 1, 9, "shift: got 64, expected 0 to 63"),
