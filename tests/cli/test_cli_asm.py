@@ -101,7 +101,7 @@ def test_asm_as_json_has_maps_symbols_and_lines(run) -> None:
 def test_asm_says_that_bytes_hold_no_names(run) -> None:
     status, _, complaint = run("asm", stdin=".map m array key=4 value=8 max_entries=1\nr1 = map[m]\nr0 = 0\nexit\n")
     assert status == 0
-    assert "insn 0: refer to names" in complaint
+    assert "insn 0 refers to names" in complaint
 
 
 def test_disasm_knows_dialects(run) -> None:
