@@ -59,6 +59,14 @@ class Case:
         return max((v.get("insns_processed") or 0 for v in self.raw["kernel"].values()), default=0)
 
     @property
+    def lacks_contents(self) -> bool:
+        """Whether the program reads a constant map whose contents the corpus does not have."""
+        return any(
+            entry.get("frozen") and any("value_blob" in update for update in entry.get("updates") or ())
+            for entry in self.raw["maps"]
+        )
+
+    @property
     def truth(self) -> str:
         """What a 6.18 kernel said: accept or reject."""
         return str(self.raw["truth_6_18"])
@@ -79,10 +87,13 @@ def _members() -> dict[str, bytes]:
         }
 
 
+def _blob(name: str) -> bytes:
+    return gzip.decompress(_members()[f"cases/btf/{name}.gz"])
+
+
 @cache
 def _btf(name: str) -> Btf | None:
-    data = _members().get(f"cases/btf/{name}.gz")
-    return Btf(gzip.decompress(data)) if data is not None else None
+    return Btf(_blob(name)) if f"cases/btf/{name}.gz" in _members() else None
 
 
 def cases() -> Iterator[Case]:
@@ -143,7 +154,7 @@ def _note_value(values: dict[str, TypeRef], name: str, entry: dict[str, Any]) ->
 
 
 def _program(raw: dict[str, Any]) -> Program:
-    data = bytes.fromhex(raw["insns_hex"]) if "insns_hex" in raw else _members()[f"cases/{raw['insns_blob']}"]
+    data = bytes.fromhex(raw["insns_hex"]) if "insns_hex" in raw else _blob(raw["insns_blob"])
     references = {slot: index for slot, _, index in raw["map_refs"]}
     kfuncs = {entry[0]: entry[1] or "" for entry in raw.get("kfunc_refs") or ()}
     insns: list[Insn] = []
