@@ -31,6 +31,7 @@ def test_run_says_what_is_missing_and_runs_nothing(tmp_path: Path) -> None:
     )
     assert done.returncode == Exit.KERNEL_TOO_OLD, done.stderr
     assert "task storage (Linux 5.11 or newer)" in done.stderr
+    assert "Traceback" not in done.stderr
     assert not (tmp_path / "ran").exists()
 
 
