@@ -19,7 +19,8 @@ from tests.vm.kernels import GuestError, require_kernel
 SUITE_SECONDS = 1500
 
 # What no kernel version changes is tested natively, where it takes seconds: thousands of random programs, how a
-# command is launched and supervised. `too_old` is for 5.10 alone, see _OLD. In a guest the mirror alone takes half a minute for every policy that is run.
+# command is launched and supervised. In a guest the mirror alone takes half a minute for every policy that is run.
+# `too_old` is for 5.10 alone, see _OLD.
 _NATIVE = tuple(
     f"test_kernel_{name}.py"
     for name in ("asm", "launch", "machine", "machine_helpers", "run", "select", "too_old", "verifier")
