@@ -190,11 +190,12 @@ def _program(raw: dict[str, Any]) -> Program:
     return Program(str(raw["name"]), prog_type, tuple(insns), attach, hook, is_sleepable, raw["license"])
 
 
-def profile(case: Case) -> KernelProfile:
+def profile_of_case(case: Case) -> KernelProfile:
+    """Return the profile of the kernel whose verdict is the truth about a case."""
     return replace(profile_of("6.18"), is_lockdown=case.is_host_truth)
 
 
-def judge(case: Case, types: Btf, max_insns: int = 1_000_000) -> Report | None:
+def judge(case: Case, types: Btf, max_insns: int = 1_000_000, *, profile: KernelProfile | None = None) -> Report | None:
     """Ask the mirror about a case; None if the program cannot even be written as instructions."""
     try:
         prepare(case)
@@ -203,4 +204,5 @@ def judge(case: Case, types: Btf, max_insns: int = 1_000_000) -> Report | None:
     assert case.program is not None
     flags = case.raw["prog_flags"]
     options = Options(is_strict=bool(flags & 1), keeps_all_states=bool(flags & 8), max_insns=max_insns)
-    return verify(case.program, case.maps, types, own=case.own, profile=profile(case), options=options)
+    profile = profile or profile_of_case(case)
+    return verify(case.program, case.maps, types, own=case.own, profile=profile, options=options)

@@ -1,0 +1,137 @@
+"""
+How well the mirror agrees with six kernels on the corpus of real programs.
+
+    python -m tests.verifier.agreement corpus --types DIR --out FILE [--kernel NAME ...] [--show]
+
+DIR holds the kernels' types, one file each: `btf-5.10`, `btf-6.1`, ...; where one is missing, the running
+kernel's are used, and programs that need those of the other kernel may be judged wrongly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from actplane.loader.btf import Btf
+from actplane.verifier import KernelProfile, Report, profile_of
+from tests.verifier import corpus
+
+KERNELS = {
+    "5.10": "5.10.0-",
+    "6.1": "6.1.0-",
+    "6.12": "6.12.",
+    "6.18": "6.18.15",
+    "7.2": "7.2.",
+    "host": "-fc-",
+}
+"""What the release strings of the corpus contain, by the name of the profile."""
+
+MOST_PROCESSED = 6_000
+
+
+@dataclass
+class Row:
+    """One line of the table: a kernel, a tier, all types or ours."""
+
+    programs: int = 0
+    equal: int = 0
+    kernel_only: list[str] = field(default_factory=list)
+    mirror_only: list[str] = field(default_factory=list)
+
+    @property
+    def share(self) -> float:
+        return self.equal / self.programs if self.programs else 0.0
+
+
+def verdict_of(case: corpus.Case, kernel: str) -> str:
+    """Return what a kernel said: accept, reject, or nothing if it could not take the maps."""
+    for release, answer in case.raw["kernel"].items():
+        if KERNELS[kernel] in release:
+            return str(answer["verdict"]) if answer["verdict"] in ("accept", "reject") else ""
+    return ""
+
+
+def message_of(case: corpus.Case, kernel: str) -> str:
+    """Return the kernel's last words about a case."""
+    for release, answer in case.raw["kernel"].items():
+        if KERNELS[kernel] in release:
+            return str(answer.get("errmsg") or answer.get("errno") or "")
+    return ""
+
+
+def profile_for(kernel: str) -> KernelProfile:
+    """Return the profile of one of the corpus's kernels; its host was locked down."""
+    return profile_of(kernel) if kernel != "host" else replace(profile_of("6.18"), is_lockdown=True)
+
+
+def types_for(kernel: str, folder: Path | None) -> Btf:
+    path = folder / f"btf-{kernel}" if folder is not None else None
+    return Btf(path.read_bytes()) if path is not None and path.exists() else Btf.vmlinux()
+
+
+def judged(kernel: str, types: Btf, cases: Iterable[corpus.Case]) -> Iterable[tuple[corpus.Case, str, Report | None]]:
+    """Yield the cases on which a kernel gave a verdict, with it and the mirror's report."""
+    profile = profile_for(kernel)
+    for case in cases:
+        truth = verdict_of(case, kernel)
+        if truth and case.processed <= MOST_PROCESSED:
+            yield case, truth, corpus.judge(case, types, profile=profile, max_insns=100_000)
+
+
+def table(kernel: str, types: Btf, cases: Iterable[corpus.Case], is_shown: bool = False) -> dict[str, Row]:
+    """Return the rows of one kernel by `tier types`."""
+    rows: dict[str, Row] = {}
+    for case, truth, report in judged(kernel, types, cases):
+        answer = "accept" if report is not None and report.is_accepted else "reject"
+        if is_shown and answer != truth:
+            refusal = report.refusal if report is not None else None
+            said = f"{refusal.id} @{refusal.slot}: {refusal.claim}" if refusal else answer
+            print(f"{kernel} {case.tier} {case.kind} {case.id}: {truth} {message_of(case, kernel)!r}; mirror: {said}")
+        for kinds in ("ours", "all") if case.kind in corpus.OUR_TYPES else ("all",):
+            row = rows.setdefault(f"{case.tier} {kinds}", Row())
+            row.programs += 1
+            if answer == truth:
+                row.equal += 1
+            else:
+                (row.kernel_only if truth == "accept" else row.mirror_only).append(case.id)
+    return rows
+
+
+def measure(arguments: argparse.Namespace) -> int:
+    """Judge the whole corpus for each kernel and write what came out."""
+    cases = list(corpus.cases())
+    found: dict[str, Any] = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    for kernel in arguments.kernel or KERNELS:
+        rows = table(kernel, types_for(kernel, arguments.types), cases, arguments.show)
+        found[kernel] = {name: vars(row) for name, row in sorted(rows.items())}
+        for name, row in sorted(rows.items()):
+            print(
+                f"{kernel:5} {name:14} {row.programs:5}  equal {100 * row.share:6.2f} %"
+                f"  kernel only {len(row.kernel_only):4}  mirror only {len(row.mirror_only):4}",
+                flush=True,
+            )
+        arguments.out.write_text(json.dumps(found, indent=1))
+    return 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verb = verbs.add_parser("corpus", help=measure.__doc__)
+    verb.add_argument("--types", type=Path, help="a folder of BTF files")
+    verb.add_argument("--out", type=Path, required=True)
+    verb.add_argument("--kernel", action="append", default=[], choices=KERNELS)
+    verb.add_argument("--show", action="store_true", help="print each disagreement")
+    verb.set_defaults(handler=measure)
+    arguments = parser.parse_args()
+    return int(arguments.handler(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
