@@ -159,7 +159,7 @@ def _flags_after(v: Verification, state: State, base: Pointer, name: str, found:
 def _may_write(v: Verification, name: str, base: Pointer, off: int, size: int) -> bool:
     if v.prog_type.name == "BPF_PROG_TYPE_STRUCT_OPS":
         return name in ("tcp_sock", "sock", "inet_connection_sock", "task_struct")
-    if v.prog_type.name in ("BPF_PROG_TYPE_SCHED_CLS", "BPF_PROG_TYPE_XDP") and name == "nf_conn":
+    if v.prog_type.name in ("BPF_PROG_TYPE_SCHED_CLS", "BPF_PROG_TYPE_XDP") and name in ("nf_conn", "nf_conn___init"):
         types = base.types
         assert types is not None
         found = member_at(types, base.type_id, off, size)

@@ -125,7 +125,9 @@ def check_argument(v: Verification, state: State, call: Call, reg: int, value: V
         frame = state.frames[pointer.frame]
         for at in (index, index - 1):
             kept = frame.stack.get(at)
-            if kept is not None and kept.kinds[0] == DYNPTR:
+            # What holds no reference may be made anew since Linux 6.3.
+            is_kept = kept is not None and kept.kinds[0] == DYNPTR
+            if is_kept and not v.profile.at_least(6, 3):
                 refuse("dynptr", call.slot, f"r{reg}: the dynptr there would be overwritten", reg)
         call.extra["new_dynptr"] = (pointer, index, arg.detail)
         return

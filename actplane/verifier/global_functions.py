@@ -15,7 +15,7 @@ from actplane.verifier.btf_walk import bare, is_number, is_struct, pointee, size
 from actplane.verifier.call_facts import Call
 from actplane.verifier.flow import HELPER_CALL, called_function
 from actplane.verifier.helper_table import CHANGES_PACKET, SLEEPS, Arg
-from actplane.verifier.kfunc_table import kernel_functions
+from actplane.verifier.kfunc_table import find_function
 from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import Frame, State
@@ -165,7 +165,7 @@ def _effects(v: Verification, start: int) -> tuple[bool, bool]:
                 changes = changes or insn.imm in CHANGES_PACKET
                 sleeps = sleeps or insn.imm in SLEEPS
             elif isinstance(insn.symbol, Kfunc):
-                kfunc = kernel_functions().get(insn.symbol.name)
+                kfunc = find_function(insn.symbol.name)
                 sleeps = sleeps or (kfunc is not None and "sleep" in kfunc.flags)
             target = called_function(slot, insn)
             if target is not None:

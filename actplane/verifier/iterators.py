@@ -53,7 +53,15 @@ def _held(v: Verification, state: State, call: Call, kind: str) -> tuple[Pointer
     if kept is None or not whole or not kept.value.is_first or kept.value.kind != kind:
         refuse("iterator", call.slot, f"r1 of {call.name}: there is no initialised iterator of this kind", 1)
     held: IterSlot = kept.value
+    if held.flags & Flag.UNTRUSTED:
+        refuse("iterator", call.slot, f"r1 of {call.name}: the iterator is used outside of its RCU section", 1)
     return value, slots, held
+
+
+def trust(v: Verification, state: State, call: Call, function: KernelFunction) -> int:
+    """Return the flag that says how far the elements of an iterator can be trusted."""
+    _, _, held = _held(v, state, call, _kind(function))
+    return Flag.RCU if held.flags & Flag.RCU else Flag.TRUSTED
 
 
 def apply(v: Verification, state: State, call: Call, function: KernelFunction) -> None:
@@ -74,8 +82,11 @@ def apply(v: Verification, state: State, call: Call, function: KernelFunction) -
     v.note_stack(frame, 8 * (slots[0] + 1))
     ref = v.new_id()
     state.refs = (*state.refs, Ref("ref", ref, call.slot))
+    flags = Flag.NONE
+    if "section" in function.flags:
+        flags = Flag.RCU if v.in_rcu(state) else Flag.UNTRUSTED
     for position, index in enumerate(slots):
-        one = IterSlot(kind, position == 0, False, 0, ref if position == 0 else 0)
+        one = IterSlot(kind, position == 0, False, 0, ref if position == 0 else 0, flags)
         frame.put(index, Slot(ALL_ITER, one))
         state.written[frame.index] |= 1 << index
 

@@ -4,36 +4,49 @@ Calls of kernel functions: arguments by the function's BTF, flags by `kfunc_tabl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from actplane.asm.insn import Insn, Kfunc
 from actplane.asm.isa import CALL, PSEUDO_KFUNC_CALL
-from actplane.verifier import arguments, dynptrs, iterators, memory, refs
-from actplane.verifier.btf_access import is_trusted, struct_name
-from actplane.verifier.btf_walk import bare, holds_struct, is_number, is_struct, pointee, size_of
+from actplane.asm.uapi import AttachType
+from actplane.verifier import dynptrs, graphs, iterators, kfunc_arguments, memory, objects, refs, sections, subprograms
+from actplane.verifier.btf_walk import bare, is_struct, pointee, size_of
 from actplane.verifier.call_facts import Call
 from actplane.verifier.context import type_names
-from actplane.verifier.helper_table import Arg
-from actplane.verifier.kfunc_table import KernelFunction, kernel_functions, may_call
+from actplane.verifier.kfunc_table import KernelFunction, find_function, may_call
 from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
-from actplane.verifier.state import State, replace_pointers
-from actplane.verifier.subprograms import check_thrown
-from actplane.verifier.types import BtfKind, Member, Type
-from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, name_of
-from actplane.verifier.verification import Handler, Verification
+from actplane.verifier.scalar import between_signed
+from actplane.verifier.state import State
+from actplane.verifier.types import BtfKind, Type
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, known, scalar
+from actplane.verifier.verification import END, Handler, Verification
 
-_ALLOWED_UNDER_LOCK: Final = frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"})
+MAX_ERRNO: Final = 4095
+
+_LOCKS: Final = frozenset({"bpf_res_spin_lock", "bpf_res_spin_lock_irqsave"})
+_UNLOCKS: Final = frozenset({"bpf_res_spin_unlock", "bpf_res_spin_unlock_irqrestore"})
+_ALLOWED_UNDER_LOCK: Final = (
+    frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy", "bpf_refcount_acquire_impl"})
+    | graphs.NAMES
+    | _LOCKS
+    | _UNLOCKS
+)
+
+# Calls that run a function of the program, and the one that keeps it for later.
+_RUNS_CALLBACK: Final = frozenset({"bpf_rbtree_add_impl"})
+_KEEPS_CALLBACK: Final = frozenset({"bpf_wq_set_callback_impl"})
 
 
 def prepare(v: Verification) -> None:
-    """Note which calls advance iterators."""
+    """Note which calls advance iterators, and which run functions of the program."""
     for slot, insn in enumerate(v.code.at):
         if insn is not None and insn.code == CALL and insn.src == PSEUDO_KFUNC_CALL and isinstance(insn.symbol, Kfunc):
-            function = kernel_functions().get(insn.symbol.name)
+            function = find_function(insn.symbol.name)
             if function is not None and "next" in function.flags:
                 v.code.mark_iter_next(slot)
+            if function is not None and function.name in _RUNS_CALLBACK:
+                v.code.mark_callback_call(slot)
 
 
 def compile_kfunc_call(v: Verification, slot: int, insn: Insn) -> Handler:
@@ -47,8 +60,9 @@ def compile_kfunc_call(v: Verification, slot: int, insn: Insn) -> Handler:
             refuse(id_, slot, claim)
 
         return refused
-    function = kernel_functions()[name]
+    function = find_function(name)
     proto = _prototype(v, name)
+    assert function is not None
     assert proto is not None
 
     def call(state: State) -> int:
@@ -72,16 +86,32 @@ def _problem(v: Verification, name: str) -> tuple[str, str] | None:
         return "kfunc-not-allowed", f"{name}: no kernel types are given"
     if not v.is_gpl:
         return "gpl-required", f"{name}: kernel functions are for GPL-compatible programs only"
-    if _prototype(v, name) is None:
+    function = find_function(name)
+    if _prototype(v, name) is None or (function is not None and not v.profile.at_least(*function.since)):
         return "kfunc-not-allowed", f"the kernel has no function {name}"
-    function = kernel_functions().get(name)
     if function is None:
         return "unsupported", f"the kernel function {name} is not modelled"
     prog, _ = type_names(v)
     if not may_call(function, prog):
         return "kfunc-not-allowed", f"a {prog} program may not call {name}"
+    if "device" in function.flags:
+        return "kfunc-not-allowed", f"{name} is for programs that are bound to a network device"
     if "sleep" in function.flags and not v.is_sleepable:
         return "sleeping", f"{name} may sleep, and the program is not sleepable"
+    return _problem_here(v, name)
+
+
+def _problem_here(v: Verification, name: str) -> tuple[str, str] | None:
+    """Functions with a filter of their own on what the program is attached to."""
+    prog, _ = type_names(v)
+    is_iter = v.program.attach_type is AttachType.BPF_TRACE_ITER
+    if name == "bpf_sock_destroy" and not is_iter:
+        return "kfunc-not-allowed", f"{name} is for iterators only"
+    if name == "bpf_iter_css_task_new" and not (prog == "LSM" or is_iter or v.is_sleepable):
+        return "kfunc-not-allowed", f"{name} is for LSM programs, iterators and programs that may sleep"
+    is_session = v.program.attach_type is AttachType.BPF_TRACE_KPROBE_SESSION
+    if name.startswith("bpf_session_") and prog == "KPROBE" and not is_session:
+        return "kfunc-not-allowed", f"{name} is for programs attached to a session of kprobes"
     return None
 
 
@@ -89,30 +119,55 @@ def _call(v: Verification, state: State, slot: int, function: KernelFunction, pr
     name = function.name
     if state.locks and name not in _ALLOWED_UNDER_LOCK:
         refuse("lock", slot, f"{name} is called while a lock is held")
-    if "sleep" in function.flags and (state.rcu_depth or state.preempt_off):
+    if "sleep" in function.flags and (state.rcu_depth or state.preempt_off or state.irq_id):
         refuse("sleeping", slot, f"{name} may sleep inside of a section that does not allow it")
+    if name in _LOCKS:
+        _push_failed_lock(v, state, slot)
     call = Call(-1, name, slot)
     regs = state.frames[-1].regs
-    for index, member in enumerate(proto.members[:5]):
-        _check_argument(v, state, call, index, proto.members, member, function)
+    kfunc_arguments.check_all(v, state, call, function, proto.members)
+    if name in _RUNS_CALLBACK or name in _KEEPS_CALLBACK:
+        subprograms.push_callback(v, state, call)
     if "throw" in function.flags:
         return _throw(v, state, slot)
     if iterators.is_iterator(function):
         if "next" in function.flags:
-            return iterators.advance(v, state, call, function, _returned(v, state, call, function, proto))
+            element = _returned(v, state, call, function, proto)
+            return iterators.advance(v, state, call, function, element)
         iterators.apply(v, state, call, function)
-    _sections(v, state, slot, name)
-    if "release" in function.flags:
-        _release(v, state, call)
-    first, second, third, fourth = regs[1:5]
+    sections.apply(v, state, slot, name)
+    _give_away(v, state, call, function)
+    second, third, fourth = regs[2:5]
     regs[0:6] = [None] * 6
     if "new_dynptr" in call.extra:
         _make_dynptr(v, state, call, third)
     if "slice" in name:
         regs[0] = _slice(v, state, call, fourth)
-        return slot + 1
-    regs[0] = _result(v, state, call, function, proto, first, second)
+    else:
+        regs[0] = _result(v, state, call, function, proto, second)
+    if "packet" in function.flags:
+        refs.forget_packet(state)
     return slot + 1
+
+
+def _push_failed_lock(v: Verification, state: State, slot: int) -> None:
+    """A lock that would never be given is not taken: the program goes on with an error number."""
+    other = v.push(state, slot + 1, "the lock was not taken", slot)
+    regs = other.frames[-1].regs
+    regs[0:6] = [None] * 6
+    regs[0] = scalar(between_signed(-MAX_ERRNO, -1))
+
+
+def _give_away(v: Verification, state: State, call: Call, function: KernelFunction) -> None:
+    regs = state.frames[-1].regs
+    if call.release:
+        held = regs[call.release]
+        if not isinstance(held, Pointer) or not refs.release(v, state, held.ref):
+            refuse("reference-release", call.slot, f"{call.name}: the reference is not held", call.release)
+    elif function.name in graphs.ADDS:
+        added = regs[2]
+        assert isinstance(added, Pointer)
+        objects.lend(v, state, added.ref)
 
 
 def _throw(v: Verification, state: State, slot: int) -> int:
@@ -120,11 +175,15 @@ def _throw(v: Verification, state: State, slot: int) -> int:
     if any(frame.callback is not None for frame in state.frames):
         refuse("callback", slot, "bpf_throw is called from a callback")
     refs.check_nothing_held(v, state, slot, "bpf_throw", is_exit=True)
-    check_thrown(v, state, slot)
-    return -1
+    subprograms.check_thrown(v, state, slot)
+    return END
 
 
-_DYNPTR_KINDS: Final = {"bpf_dynptr_from_skb": "skb", "bpf_dynptr_from_xdp": "xdp"}
+_DYNPTR_KINDS: Final = {
+    "bpf_dynptr_from_skb": "skb",
+    "bpf_dynptr_from_skb_meta": "skb_meta",
+    "bpf_dynptr_from_xdp": "xdp",
+}
 
 
 def _make_dynptr(v: Verification, state: State, call: Call, third: Value | None) -> None:
@@ -146,200 +205,46 @@ def _slice(v: Verification, state: State, call: Call, size: Value | None) -> Val
     if is_writable and held.is_readonly:
         refuse("dynptr", call.slot, "the dynptr can only be read")
     flags = Flag.NULL | (0 if is_writable else Flag.RDONLY)
-    if held.kind in ("skb", "xdp"):
+    if held.kind in ("skb", "skb_meta", "xdp"):
         flags |= Flag.DYNPTR_SLICE
     detail = ("slice", held.id)
     return Pointer(Kind.MEM, flags=flags, size=size.range.value, id=v.new_id(), owner=held.ref, detail=detail)
 
 
-def _sections(v: Verification, state: State, slot: int, name: str) -> None:
-    if name == "bpf_rcu_read_lock":
-        if state.rcu_depth and not v.profile.at_least(7, 0):
-            refuse("section", slot, "an RCU section is open already")
-        state.rcu_depth += 1
-    elif name == "bpf_rcu_read_unlock":
-        if not state.rcu_depth:
-            refuse("section", slot, "no RCU section is open")
-        state.rcu_depth -= 1
-        if not state.rcu_depth:
-            _end_rcu(state)
-    elif name == "bpf_preempt_disable":
-        state.preempt_off += 1
-    elif name == "bpf_preempt_enable":
-        if not state.preempt_off:
-            refuse("section", slot, "preemption is not off")
-        state.preempt_off -= 1
-
-
-def _end_rcu(state: State) -> None:
-    """Pointers under RCU are from now on not to be trusted."""
-    replace_pointers(
-        state,
-        lambda p: bool(p.flags & Flag.RCU),
-        lambda p: p.but(flags=(p.flags & ~(Flag.RCU | Flag.NULL)) | Flag.UNTRUSTED),
-    )
-
-
-def _check_argument(
-    v: Verification,
-    state: State,
-    call: Call,
-    index: int,
-    members: Sequence[Member],
-    member: Member,
-    function: KernelFunction,
-) -> None:
-    types = v.subject.types
-    assert types is not None
-    reg = index + 1
-    value = state.frames[-1].regs[reg]
-    suffix = member.name.rpartition("__")[2] if "__" in member.name else ""
-    if suffix == "ign":
-        return
-    if value is None:
-        refuse("uninitialized-register", call.slot, f"r{reg} is read before it is set", reg)
-    found = bare(types, member.type_id)
-    if is_number(found):
-        _check_number(v, state, call, reg, value, suffix)
-        return
-    if index == 0 and iterators.is_iterator(function):
-        return
-    if suffix == "prog" or suffix == "aux":
-        return
-    is_null = isinstance(value, Scalar) and value.range.is_const and value.range.value == 0
-    may_be_null = is_null or (isinstance(value, Pointer) and bool(value.flags & Flag.NULL))
-    if may_be_null and suffix not in ("nullable", "opt"):
-        wants_trust = function.flags & {"trusted", "rcuarg", "release"} or v.profile.at_least(7, 0)
-        if wants_trust or is_null:
-            refuse("argument-null", call.slot, f"r{reg} of {call.name} may be null", reg)
-    if is_null:
-        return
-    if not isinstance(value, Pointer):
-        refuse("argument-type", call.slot, f"r{reg} of {call.name} is {name_of(value)}, expected a pointer", reg)
-    if value.ref:
-        call.ref = value.ref
-    if index == 0 and "release" in function.flags:
-        call.release = reg
-    _check_pointer(v, state, call, index, members, value, pointee(types, member.type_id) or 0, function)
-
-
-def _check_number(v: Verification, state: State, call: Call, reg: int, value: Value, suffix: str) -> None:
-    if not isinstance(value, Scalar):
-        refuse("argument-type", call.slot, f"r{reg} of {call.name} is {name_of(value)}, expected a number", reg)
-    if suffix in ("k", "szk") or call.name.endswith("buf_size"):
-        if not value.range.is_const:
-            refuse("argument-constant", call.slot, f"r{reg} of {call.name} must be a known constant", reg)
-        v.mark_precise(state, reg)
-    if suffix in ("sz", "szk"):
-        base = state.frames[-1].regs[reg - 1]
-        if isinstance(base, Pointer) and base.kind is not Kind.BTF_ID:
-            arguments.check_sized(v, state, call, reg, value, allows_nothing=True, is_write=True, is_raw=False)
-
-
-def _check_pointer(
-    v: Verification,
-    state: State,
-    call: Call,
-    index: int,
-    members: Sequence[Member],
-    value: Pointer,
-    target: int,
-    function: KernelFunction,
-) -> None:
-    types = v.subject.types
-    assert types is not None
-    reg = index + 1
-    inner = types.type_at(target) if target else None
-    if inner is not None and inner.name.startswith("bpf_dynptr"):
-        is_new = members[index].name.endswith("__uninit")
-        if call.dynptr is not None:
-            call.extra["cloned"] = call.dynptr
-        dynptrs.check_argument(v, state, call, reg, value, Arg("dynptr_new" if is_new else "dynptr", False, ""))
-        return
-    if value.kind is Kind.CTX and is_struct(inner):
-        arguments.check_fixed(call, reg, value)
-        return
-    if value.kind is Kind.MAP_PTR:
-        return
-    following = members[index + 1].name if index + 1 < len(members) else ""
-    if following.endswith(("__sz", "__szk")):
-        return
-    if is_struct(inner) and value.kind is Kind.BTF_ID:
-        _check_struct(v, call, reg, value, target, function)
-        return
-    size = size_of(types, target) if target else None
-    if value.kind is Kind.BTF_ID or size is None:
-        if target == 0 or "cast" in function.flags:
-            return
-        refuse("argument-type", call.slot, f"r{reg} of {call.name} is {value.type_name}, expected memory", reg)
-    if is_struct(inner) and not _is_plain(v, target):
-        assert inner is not None
-        claim = f"r{reg} of {call.name} is {value.type_name}, expected a pointer to struct {inner.name}"
-        refuse("argument-type", call.slot, claim, reg)
-    arguments.check_memory(v, state, call, reg, value, size, allows_nothing=False, is_write=True)
-
-
-def _is_plain(v: Verification, type_id: int, depth: int = 0) -> bool:
-    """Whether a struct holds numbers only, so that any memory of its size will do."""
-    types = v.subject.types
-    assert types is not None
-    found = bare(types, type_id)
-    if found is None or depth > 4:
-        return False
-    if found.kind == BtfKind.ARRAY:
-        return _is_plain(v, found.target, depth + 1)
-    if is_struct(found):
-        return all(_is_plain(v, member.type_id, depth + 1) for member in found.members)
-    return is_number(found)
-
-
-def _check_struct(v: Verification, call: Call, reg: int, value: Pointer, target: int, function: KernelFunction) -> None:
-    types = v.subject.types
-    assert types is not None
-    name = types.type_at(target).name
-    if "release" in function.flags and reg == 1:
-        if not value.ref:
-            refuse("reference-release", call.slot, f"r{reg} holds no reference, so there is none to release", reg)
-        if value.off:
-            refuse("reference-release", call.slot, f"r{reg} must point at the start of what is released", reg)
-    under_rcu = bool(value.flags & Flag.RCU) and "rcuarg" in function.flags
-    wants_trust = function.flags & {"trusted", "rcuarg"} or v.profile.at_least(7, 0)
-    if wants_trust and not is_trusted(value) and not under_rcu:
-        refuse("untrusted-pointer", call.slot, f"r{reg} of {call.name} must be referenced or trusted", reg)
-    if name == "__sk_buff" and struct_name(value) == "sk_buff":
-        return
-    if value.types is None or not holds_struct(value.types, value.type_id, value.off, types, target):
-        claim = f"r{reg} of {call.name} points at struct {struct_name(value)}, expected {name}"
-        refuse("argument-type", call.slot, claim, reg)
-
-
-def _release(v: Verification, state: State, call: Call) -> None:
-    held = state.frames[-1].regs[call.release or 1]
-    if not isinstance(held, Pointer) or not held.ref or not refs.release(v, state, held.ref):
-        refuse("reference-release", call.slot, f"{call.name}: the reference is not held", 1)
-
-
 def _result(
-    v: Verification,
-    state: State,
-    call: Call,
-    function: KernelFunction,
-    proto: Type,
-    first: Value | None,
-    second: Value | None,
+    v: Verification, state: State, call: Call, function: KernelFunction, proto: Type, second: Value | None
 ) -> Value | None:
-    types = v.subject.types
-    assert types is not None
-    if function.name == "bpf_rdonly_cast":
-        if isinstance(second, Scalar) and second.range.is_const and second.range.value:
-            wanted = second.range.value
-            if is_struct(bare(types, wanted)):
-                return Pointer(Kind.BTF_ID, flags=Flag.UNTRUSTED, types=types, type_id=wanted)
-            refuse("argument-type", call.slot, "r2 of bpf_rdonly_cast must be the id of a struct", 2)
-        return Pointer(Kind.MEM, flags=Flag.RDONLY | Flag.UNTRUSTED)
-    if function.name == "bpf_cast_to_kern_ctx":
+    name = function.name
+    if name in _LOCKS:
+        return known(0)
+    if name in ("bpf_obj_new_impl", "bpf_percpu_obj_new_impl"):
+        return objects.new(v, state, call, is_percpu="percpu" in name)
+    if name == "bpf_refcount_acquire_impl":
+        return objects.share(v, state, call)
+    if name in graphs.NAMES - graphs.ADDS:
+        return graphs.node(v, state, call, is_acquired="acquire" in function.flags)
+    if name == "bpf_rdonly_cast":
+        return _cast(v, call, second)
+    if name == "bpf_cast_to_kern_ctx":
         return _kernel_context(v, call)
     return _returned(v, state, call, function, proto)
+
+
+def _cast(v: Verification, call: Call, wanted: Value | None) -> Value:
+    """Return what bpf_rdonly_cast makes of an address: a struct of the kernel, or memory without a type."""
+    types = v.subject.types
+    assert types is not None
+    assert isinstance(wanted, Scalar)
+    type_id = wanted.range.value
+    if not type_id:
+        return Pointer(Kind.MEM, flags=Flag.RDONLY | Flag.UNTRUSTED)
+    try:
+        found = bare(types, type_id)
+    except KeyError:
+        refuse("argument-type", call.slot, f"r2 of {call.name}: the kernel has no type {type_id}", 2)
+    if not is_struct(found):
+        refuse("argument-type", call.slot, f"r2 of {call.name} must be the id of a struct", 2)
+    return Pointer(Kind.BTF_ID, flags=Flag.UNTRUSTED, types=types, type_id=type_id)
 
 
 _KERNEL_CONTEXTS: Final = {
@@ -375,13 +280,19 @@ def _returned(v: Verification, state: State, call: Call, function: KernelFunctio
     flags = Flag.NULL if "null" in function.flags else Flag.NONE
     ref = refs.acquire(v, state, call.slot) if "acquire" in function.flags else 0
     id_ = ref or (v.new_id() if flags else 0)
+    is_iter = "next" in function.flags
     if target and is_struct(types.type_at(target)):
-        flags |= Flag.RCU if "rcu" in function.flags else Flag.TRUSTED
+        if is_iter:
+            flags |= iterators.trust(v, state, call, function)
+        else:
+            flags |= Flag.RCU if "rcu" in function.flags else Flag.TRUSTED
         if function.name == "bpf_get_kmem_cache":
             flags = Flag.NULL | Flag.UNTRUSTED
         return Pointer(Kind.BTF_ID, flags=flags, types=types, type_id=target, id=id_, ref=ref)
-    size = size_of(types, target) if target else None
+    size = call.extra.get("result_size") or (size_of(types, target) if target else None)
+    if function.name == "bpf_session_cookie":
+        return Pointer(Kind.MEM, size=8)
     if size is None:
         return UNKNOWN_SCALAR
-    is_iter = "next" in function.flags
-    return Pointer(Kind.MEM, flags=flags | (0 if is_iter else Flag.RDONLY), size=size, id=id_, ref=ref)
+    is_readonly = call.extra.get("result_is_readonly", not is_iter)
+    return Pointer(Kind.MEM, flags=flags | (Flag.RDONLY if is_readonly else 0), size=size, id=id_, ref=ref)

@@ -4,7 +4,7 @@ What a program holds and must give back: references, locks, and sections.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from actplane.verifier.call_facts import Call
 from actplane.verifier.kinds import Flag, Kind
@@ -13,6 +13,9 @@ from actplane.verifier.refusals import refuse
 from actplane.verifier.state import SPILL, Ref, State
 from actplane.verifier.values import Pointer, Value, name_of
 from actplane.verifier.verification import Verification
+
+LOCKS: Final = frozenset({"lock", "res_lock", "res_lock_irq"})
+"""What a `Ref` is called that is a lock: a bpf_spin_lock, a resilient one, one with interrupts off."""
 
 
 def acquire(v: Verification, state: State, slot: int, what: str = "ref") -> int:
@@ -111,38 +114,65 @@ def lock_place(value: Pointer) -> Any:
     """What tells one locked object from another: the map and the value's id, or the object's."""
     if value.kind is Kind.MAP_VALUE:
         return value.map, value.id
-    return value.type_id, value.id or value.ref
+    return value.types, value.id
 
 
-def check_lock(v: Verification, state: State, call: Call, reg: int, value: Value, *, takes: bool) -> None:
-    """Check and do what bpf_spin_lock and bpf_spin_unlock do."""
+def holds_lock(state: State, value: Pointer) -> bool:
+    """Whether the lock is held that lies in the same map value or object as what a pointer points at."""
+    place = lock_place(value)
+    return any(ref.what in LOCKS and ref.lock == place for ref in state.refs)
+
+
+def check_lock(
+    v: Verification, state: State, call: Call, reg: int, value: Value, *, takes: bool, what: str = "spin_lock"
+) -> None:
+    """
+    Check and do what a call takes or releases a lock for. `what` is the field of the lock; the one
+    of resilient locks may be taken while others are held.
+    """
     is_value = isinstance(value, Pointer) and value.kind is Kind.MAP_VALUE
-    is_object = isinstance(value, Pointer) and value.kind is Kind.BTF_ID and bool(value.flags & Flag.ALLOC)
+    is_object = isinstance(value, Pointer) and value.kind is Kind.BTF_ID and value.flags & ~Flag.NULL == Flag.ALLOC
     if not (is_value or is_object) or (isinstance(value, Pointer) and value.flags & Flag.NULL):
         id_ = "argument-null" if isinstance(value, Pointer) and value.flags & Flag.NULL else "argument-type"
         refuse(id_, call.slot, f"r{reg} of {call.name} is {name_of(value)}, expected map_value, ptr_", reg)
     assert isinstance(value, Pointer)
     if not value.var.is_const:
         refuse("lock", call.slot, f"r{reg}: the lock must be at a known offset", reg)
+    if state.frames[-1].callback == "bpf_rbtree_add_impl":
+        refuse("lock", call.slot, f"{call.name} is called while bpf_rbtree_add compares nodes")
     at = value.off + value.var.value
-    place = find_lock_field(value, "spin_lock")
+    place = find_lock_field(value, what)
     if place is None:
-        refuse("lock", call.slot, f"r{reg}: there is no bpf_spin_lock in what it points at", reg)
+        refuse("lock", call.slot, f"r{reg}: there is no bpf_{what} in what it points at", reg)
     if place != at:
-        refuse("lock", call.slot, f"r{reg}: the bpf_spin_lock is at {place}, not at {at}", reg)
-    lock = lock_place(value)
+        refuse("lock", call.slot, f"r{reg}: the bpf_{what} is at {place}, not at {at}", reg)
+    kind = {"spin_lock": "lock"}.get(what, "res_lock_irq" if "irq" in call.name else "res_lock")
     if takes:
-        if state.locks:
-            refuse("lock", call.slot, "a lock is held already, and two may deadlock")
-        state.refs = (*state.refs, Ref("lock", v.new_id(), call.slot, lock))
-        state.locks += 1
-        return
-    if not state.locks:
-        refuse("lock", call.slot, "bpf_spin_unlock without a lock being held")
-    held = state.refs[-1] if state.refs[-1].what == "lock" else next(r for r in state.refs if r.what == "lock")
-    if held.lock != lock:
-        refuse("lock", call.slot, "bpf_spin_unlock of another lock than the one that is held")
-    state.refs = tuple(ref for ref in state.refs if ref is not held)
+        _take_lock(v, state, call, kind, lock_place(value))
+    else:
+        _release_lock(state, call, kind, lock_place(value))
+
+
+def _take_lock(v: Verification, state: State, call: Call, kind: str, lock: Any) -> None:
+    held = [ref for ref in state.refs if ref.what in LOCKS]
+    if kind == "lock" and any(ref.what == "lock" for ref in held):
+        refuse("lock", call.slot, "a lock is held already, and two may deadlock")
+    if kind != "lock" and any(ref.what != "lock" and ref.lock == lock for ref in held):
+        refuse("lock", call.slot, "the same lock is held already")
+    state.refs = (*state.refs, Ref(kind, v.new_id(), call.slot, lock))
+    state.locks += 1
+
+
+def _release_lock(state: State, call: Call, kind: str, lock: Any) -> None:
+    held = [ref for ref in state.refs if ref.what in LOCKS]
+    if not held:
+        refuse("lock", call.slot, f"{call.name} without a lock being held")
+    if not any(ref.what == kind and ref.lock == lock for ref in held):
+        refuse("lock", call.slot, f"{call.name} of another lock than the one that is held")
+    last = held[-1]
+    if last.lock != lock:
+        refuse("lock", call.slot, f"{call.name}: a lock taken later must be released first")
+    state.refs = tuple(ref for ref in state.refs if ref is not last)
     state.locks -= 1
     forget_non_owning(state)
 

@@ -167,6 +167,17 @@ CATALOGUE: Final[dict[str, Reason]] = _catalogue(
     ),
     Reason("dynptr", "A dynptr used wrongly", "initialise it, keep it whole on the stack, and release it"),
     Reason("iterator", "An iterator used wrongly", "create, advance and destroy it on the stack"),
+    Reason(
+        "allocated-object",
+        "An object that the program allocated used wrongly",
+        "allocate a struct of the program's BTF, and drop or give away what the program owns",
+    ),
+    Reason(
+        "graph",
+        "A list or tree used wrongly",
+        "hold the lock beside it, and pass the node that its `contains` tag names, of an object that is owned",
+    ),
+    Reason("irq-flag", "A saved interrupt state used wrongly", "restore what was saved, the last one first"),
     # What is held and how a program ends.
     Reason("reference-leak", "A reference that is never released", "release it on every path to the exit"),
     Reason("reference-release", "A release of something not held", "release exactly what was acquired, once"),

@@ -9,7 +9,7 @@ from typing import Any, Final
 from actplane.asm.insn import Insn
 from actplane.asm.isa import PSEUDO_CALL
 from actplane.asm.uapi import AttachType, ProgType
-from actplane.verifier import attach, global_functions, refs
+from actplane.verifier import attach, global_functions, graphs, refs
 from actplane.verifier.call_facts import Call
 from actplane.verifier.kinds import Kind
 from actplane.verifier.refusals import refuse
@@ -82,7 +82,7 @@ def push_callback(v: Verification, state: State, call: Call) -> None:
         refuse("callback", slot, f"there is no function at slot {target}")
     if target in v.subject.notes.get("globals", {}):
         refuse("callback", slot, "a callback must be a static function")
-    if call.name == "bpf_timer_set_callback":
+    if call.name in ("bpf_timer_set_callback", "bpf_wq_set_callback_impl"):
         _push_async(v, state, call)
         return
     caller = state.frames[-1]
@@ -132,6 +132,8 @@ def _callback_arguments(v: Verification, call: Call, args: list[Value | None]) -
         return [task, Pointer(Kind.BTF_ID, types=types, type_id=type_id), args[4], None, None]
     if call.name == "bpf_user_ringbuf_drain":
         return [Pointer(Kind.DYNPTR, id=v.new_id()), args[3], None, None, None]
+    if call.name == "bpf_rbtree_add_impl":
+        return graphs.compared(v, call)
     refuse("unsupported", call.slot, f"the callback of {call.name} is not modelled")
 
 
@@ -143,6 +145,8 @@ def _push_async(v: Verification, state: State, call: Call) -> None:
     frame.regs[1] = Pointer(Kind.MAP_PTR, map=timer_map, map_uid=uid)
     frame.regs[2] = Pointer(Kind.MAP_KEY, map=timer_map, id=v.new_id())
     frame.regs[3] = Pointer(Kind.MAP_VALUE, map=timer_map, map_uid=uid, id=v.new_id())
+    # A work queue runs where sleeping is allowed, whatever the program may do.
+    other.in_sleepable = call.name == "bpf_wq_set_callback_impl"
     frame.is_async = True
     frame.callback = call.name
     frame.callback_range = (0, 0)
