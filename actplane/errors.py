@@ -67,7 +67,7 @@ class VerifyError(ActplaneError):
         where = f"insn {insn_index}" + (f" ({insn_text})" if insn_text else "")
         lines = [f"{where}: {claim}" + (f" [{rule}]" if rule else "")]
         if span is not None:
-            lines[0] += f"     [policy line {span.line}: {span.source.line(span.line).strip()}]"
+            lines[0] += f"     [{_line_at(span)}]"
         if state:
             lines.append(f"    state: {state}")
         if hint:
@@ -79,6 +79,11 @@ class VerifyError(ActplaneError):
         self.rule = rule
         self.span = span
         self.hint = hint
+
+
+def _line_at(span: Span) -> str:
+    """Return a line of a policy, of an assembler text or of C, and where it stands."""
+    return f"{span.source.name}:{span.line}: {span.source.line(span.line).strip()}"
 
 
 class KernelError(ActplaneError):
@@ -112,7 +117,7 @@ class RejectedByKernel(KernelError):
         tail = "\n".join("    " + line for line in log.strip().splitlines()[-12:])
         place = ""
         if span is not None:
-            place = f"\n    policy line {span.line}: {span.source.line(span.line).strip()}"
+            place = f"\n    {_line_at(span)}"
         self.args = (f"{self.args[0]}{place}\n{tail}",)
 
 

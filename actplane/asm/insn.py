@@ -91,7 +91,17 @@ class TypeSize:
     struct: str
 
 
-Symbol = MapFd | MapValue | FunctionAddress | Kfunc | Subprogram | Label | Field | EnumValue | TypeSize
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """
+    `call` of a helper that does not exist, in the place of an instruction that needs something which a
+    kernel does not have. `problem` says what. A verifier refuses it where it is reached.
+    """
+
+    problem: str
+
+
+Symbol = MapFd | MapValue | FunctionAddress | Kfunc | Subprogram | Label | Field | EnumValue | TypeSize | Unresolved
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)

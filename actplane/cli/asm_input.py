@@ -1,4 +1,6 @@
-"""Programs as the commands for assembler take them: text, hexadecimal digits or bytes, from a file or a pipe."""
+"""
+Programs as the commands take them: text, hexadecimal digits, bytes or an object file, from a file or a pipe.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from actplane.asm.encoding import decode
 from actplane.asm.program import Object, Program
 from actplane.asm.uapi import ProgType
 from actplane.errors import ActplaneError
+from actplane.loader.elf_file import is_elf
 
 STDIN = "-"
 
@@ -22,7 +25,11 @@ class InputError(ActplaneError):
 def add_program_argument(parser: Any, *, has_choice: bool = True) -> None:
     """Add the argument that names a program's file, and what is needed to read it."""
     parser.add_argument(
-        "file", nargs="?", default=STDIN, metavar="PROGRAM", help="assembler text, hex digits or bytes (default: stdin)"
+        "file",
+        nargs="?",
+        default=STDIN,
+        metavar="PROGRAM",
+        help="assembler text, hex digits, bytes or an ELF object (default: stdin)",
     )
     types = sorted(kind.name.removeprefix("BPF_PROG_TYPE_").lower() for kind in ProgType)
     parser.add_argument(
@@ -32,17 +39,30 @@ def add_program_argument(parser: Any, *, has_choice: bool = True) -> None:
         parser.add_argument("--program", metavar="NAME", help="which program of the file, if it holds several")
 
 
-def read_object(options: argparse.Namespace) -> Object:
-    """
-    Return the maps and programs of the file an argument names.
-
-    Raises: InputError, AssembleError with all problems of a text, DecodeError.
-    """
+def read_data(options: argparse.Namespace) -> tuple[bytes, str]:
+    """Return the bytes of the file an argument names, and what messages call it. Raises InputError."""
     name = "<stdin>" if options.file == STDIN else options.file
     try:
-        data = sys.stdin.buffer.read() if options.file == STDIN else Path(options.file).read_bytes()
+        return sys.stdin.buffer.read() if options.file == STDIN else Path(options.file).read_bytes(), name
     except OSError as error:
         raise InputError(f"{name}: cannot be read: {error.strerror}") from error
+
+
+def read_object(options: argparse.Namespace) -> Object:
+    """
+    Return the maps and programs of the file an argument names; those of an ELF object as compiled.
+
+    Raises: InputError, AssembleError with all problems of a text, DecodeError, ElfError.
+    """
+    return parse_object(*read_data(options), options)
+
+
+def parse_object(data: bytes, name: str, options: argparse.Namespace) -> Object:
+    """Return the maps and programs in bytes; see `read_object`."""
+    if is_elf(data):
+        from actplane.loader.elf import read_elf
+
+        return read_elf(data, name).link().object
     prog_type = ProgType[f"BPF_PROG_TYPE_{options.type.upper()}"] if options.type else None
     code = _code_of(data)
     if code is not None:

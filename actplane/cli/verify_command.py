@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from actplane.asm.program import Object, Program
 from actplane.asm.uapi import AttachType, ProgType
-from actplane.cli.asm_input import InputError, add_program_argument, read_object
+from actplane.cli.asm_input import InputError, add_program_argument, parse_object, read_data
+from actplane.cli.elf_input import link_for_kernel, own_types, read_types
 from actplane.cli.exits import Exit
 from actplane.loader.btf import Btf
+from actplane.loader.elf_file import is_elf
 from actplane.loader.relocate import relocate
 from actplane.runtime.host_profile import host_profile
 from actplane.verifier import DEFAULT, PROFILES, KernelProfile, Options, Report, profile_of, verify
@@ -24,7 +25,8 @@ def add_parser(subparsers: Any, description: str = "say what a kernel's verifier
     parser = subparsers.add_parser(
         "verify",
         help=description,
-        description="Judge programs as a kernel's verifier would, without asking one: text, hex digits or bytes.",
+        description="Judge programs as a kernel's verifier would, without asking one: text, hex digits, bytes, or an "
+        "ELF object of a compiler (needs pyelftools), whose CO-RE relocations are applied for the kernel of --btf.",
         epilog=f"Kernels by name: {', '.join(PROFILES)}, host, or any release string. "
         "Exit status: 0 if every program is accepted, 116 if one is refused.",
         allow_abbrev=False,
@@ -36,7 +38,10 @@ def add_parser(subparsers: Any, description: str = "say what a kernel's verifier
     parser.add_argument("--attach", metavar="NAME", help="the hook, tracepoint or function (file_open, ...)")
     parser.add_argument("--attach-type", metavar="TYPE", help="as in BPF_CGROUP_INET4_CONNECT")
     parser.add_argument("--sleepable", action="store_true", help="the program may sleep")
-    parser.add_argument("--btf", metavar="FILE", help="the kernel's types (default: the running kernel's, if needed)")
+    parser.add_argument(
+        "--btf", metavar="FILE", help="the kernel's types, or a vmlinux (default: the running kernel's)"
+    )
+    parser.add_argument("--kconfig", metavar="FILE", help="the kernel's configuration (default: the running kernel's)")
     parser.add_argument("--unprivileged", action="store_true", help="judge as for a user without privileges")
     parser.add_argument("--log", action="store_true", help="print the state after every instruction")
     form = parser.add_mutually_exclusive_group()
@@ -50,8 +55,12 @@ def run(options: argparse.Namespace) -> int:
     if options.type is not None and f"BPF_PROG_TYPE_{options.type.upper()}" not in ProgType.__members__:
         raise InputError(f"--prog-type {options.type}: no such program type")
     profile = _profile(options.kernel)
-    found = read_object(options)
-    reports = [_judge(program, found, profile, options) for program in _chosen(found, options.program)]
+    data, name = read_data(options)
+    if is_elf(data):
+        reports = _judge_elf(data, name, profile, options)
+    else:
+        found = parse_object(data, name, options)
+        reports = [_judge(program, found, profile, options) for program in _chosen(found, options.program)]
     if options.json:
         print(json.dumps([report.as_json() for report in reports], indent=2))
     elif options.sarif:
@@ -81,17 +90,38 @@ def _chosen(found: Object, name: str | None) -> tuple[Program, ...]:
 def _judge(program: Program, found: Object, profile: KernelProfile, options: argparse.Namespace) -> Report:
     program = _completed(program, options)
     needs_types = options.btf is not None or program.attach_to is not None or _has_kernel_symbols(program)
-    btf = (Btf(Path(options.btf).read_bytes()) if options.btf else Btf.vmlinux()) if needs_types else None
+    btf = (read_types(options.btf) if options.btf else Btf.vmlinux()) if needs_types else None
     if btf is not None:
         program = relocate(program, btf)
-    judged = Options(is_privileged=not options.unprivileged, wants_log=options.log)
-    return verify(program, {spec.name: spec for spec in found.maps}, btf, profile=profile, options=judged)
+    maps = {spec.name: spec for spec in found.maps}
+    return verify(program, maps, btf, profile=profile, options=_mirror_options(options))
+
+
+def _judge_elf(data: bytes, name: str, profile: KernelProfile, options: argparse.Namespace) -> list[Report]:
+    linked, btf = link_for_kernel(data, name, options, profile)
+    maps = {spec.name: spec for spec in linked.object.maps}
+    judged = _mirror_options(options)
+    return [
+        verify(
+            _completed(program, options),
+            maps,
+            btf,
+            own=own_types(linked, program.name),
+            profile=profile,
+            options=judged,
+        )
+        for program in _chosen(linked.object, options.program)
+    ]
+
+
+def _mirror_options(options: argparse.Namespace) -> Options:
+    return Options(is_privileged=not options.unprivileged, wants_log=options.log)
 
 
 def _completed(program: Program, options: argparse.Namespace) -> Program:
     """Fill in what the command line says of the program."""
     changes: dict[str, Any] = {}
-    if options.type is not None:
+    if options.type is not None and program.prog_type is ProgType.BPF_PROG_TYPE_UNSPEC:
         changes["prog_type"] = ProgType[f"BPF_PROG_TYPE_{options.type.upper()}"]
     if options.attach is not None:
         changes["attach_to"] = options.attach
@@ -105,7 +135,7 @@ def _completed(program: Program, options: argparse.Namespace) -> Program:
         changes["is_sleepable"] = True
     program = replace(program, **changes)
     if program.prog_type is ProgType.BPF_PROG_TYPE_UNSPEC:
-        raise InputError("the program's type is not known: give --type TYPE")
+        raise InputError(f"program {program.name}: its type is not known: give --type TYPE")
     return program
 
 

@@ -65,6 +65,7 @@ class Btf:
         strings_at += header_bytes
         if types_bytes % 4 or max(types_at + types_bytes, strings_at + strings_bytes) > len(blob):
             raise DecodeError(f"BTF sections: got a blob of {len(blob)} bytes, expected all of both sections in it")
+        self._types_at: int = types_at
         self._types = blob[types_at : types_at + types_bytes]
         self._strings = blob[strings_at : strings_at + strings_bytes]
         if self._strings[:1] != b"\0" or self._strings[-1:] != b"\0":
@@ -121,6 +122,10 @@ class Btf:
         """The number of ids, void included."""
         return len(self._offsets)
 
+    def position_of(self, type_id: int) -> int:
+        """Return where in the blob the description of a type starts, in bytes."""
+        return self._types_at + self._offsets[type_id] * 4
+
     def type_at(self, type_id: int) -> BtfType:
         """Return one type. Raises KeyError if there is no such id."""
         known = self._cache.get(type_id)
@@ -146,6 +151,14 @@ class Btf:
                 if at % 4 == 0 and self._kind_of(at // 4) == kind:
                     yield at // 4
                 at = self._names.find(wanted, at + 1)
+
+    def names_starting(self, start: str) -> Iterator[str]:
+        """Iterate over all names in the string section that start with a text, itself not empty."""
+        wanted = b"\0" + start.encode()
+        at = self._strings.find(wanted)
+        while at >= 0:
+            yield self.string_at(at + 1)
+            at = self._strings.find(wanted, at + 1)
 
     def find(self, kind: Kind, name: str) -> int:
         """
@@ -303,7 +316,7 @@ class Btf:
     def _name_of(self, type_id: int) -> str:
         if not 0 <= type_id < len(self._offsets):
             raise KeyError(f"BTF has no type {type_id}")
-        return self._text(int.from_bytes(self._names[type_id * 4 : type_id * 4 + 4], "little"))
+        return self.string_at(int.from_bytes(self._names[type_id * 4 : type_id * 4 + 4], "little"))
 
     def _string_offsets(self, name: str) -> Iterator[int]:
         """Find a name in the string section: whole strings only, as pahole and libbpf write them."""
@@ -315,7 +328,8 @@ class Btf:
             yield at + 1
             at = self._strings.find(wanted, at + 1)
 
-    def _text(self, offset: int) -> str:
+    def string_at(self, offset: int) -> str:
+        """Return the text at an offset of the string section. Raises DecodeError if it is outside."""
         if offset >= len(self._strings):
             raise DecodeError(f"BTF string: got offset {offset}, expected less than {len(self._strings)}")
         return self._strings[offset : self._strings.index(b"\0", offset)].decode(errors="replace")
@@ -325,7 +339,7 @@ class Btf:
         kind = Kind(info >> 24 & 0x1F)
         is_flagged = bool(info >> 31)
         count = info & 0xFFFF
-        name = self._text(name_offset)
+        name = self.string_at(name_offset)
         size, target = (word, 0) if kind in SIZED_KINDS else (0, word)
         tail = struct.unpack_from(f"<{BASE_WORDS[kind] - 3 + MEMBER_WORDS[kind] * count}I", self._types, at + 12)
         triples = zip(tail[0::3], tail[1::3], tail[2::3], strict=False)
@@ -337,25 +351,25 @@ class Btf:
                 return BtfType(kind, name, target=tail[0], index=tail[1], count=tail[2])
             case Kind.BTF_KIND_STRUCT | Kind.BTF_KIND_UNION:
                 members = tuple(
-                    Member(self._text(text), type_id, offset & 0xFFFFFF, offset >> 24)
+                    Member(self.string_at(text), type_id, offset & 0xFFFFFF, offset >> 24)
                     if is_flagged
-                    else Member(self._text(text), type_id, offset)
+                    else Member(self.string_at(text), type_id, offset)
                     for text, type_id, offset in triples
                 )
                 return BtfType(kind, name, size, is_flagged=is_flagged, members=members)
             case Kind.BTF_KIND_ENUM:
                 enumerators = tuple(
-                    Enumerator(self._text(text), _as_number(value, 32, is_flagged)) for text, value in pairs
+                    Enumerator(self.string_at(text), _as_number(value, 32, is_flagged)) for text, value in pairs
                 )
                 return BtfType(kind, name, size, is_flagged=is_flagged, enumerators=enumerators)
             case Kind.BTF_KIND_ENUM64:
                 enumerators = tuple(
-                    Enumerator(self._text(text), _as_number(high << 32 | low, 64, is_flagged))
+                    Enumerator(self.string_at(text), _as_number(high << 32 | low, 64, is_flagged))
                     for text, low, high in triples
                 )
                 return BtfType(kind, name, size, is_flagged=is_flagged, enumerators=enumerators)
             case Kind.BTF_KIND_FUNC_PROTO:
-                params = tuple(Member(self._text(text), type_id) for text, type_id in pairs)
+                params = tuple(Member(self.string_at(text), type_id) for text, type_id in pairs)
                 return BtfType(kind, name, target=target, members=params)
             case Kind.BTF_KIND_DATASEC:
                 variables = tuple(

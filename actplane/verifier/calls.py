@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from actplane.asm.insn import Insn
+from actplane.asm.insn import Insn, Unresolved
 from actplane.asm.uapi import AttachType, HelperId, MapType, ProgType
 from actplane.verifier import arguments, dynptrs, kptrs, memory, refs, stack, subprograms
 from actplane.verifier.access_tables import GPL_ONLY_IDS
@@ -65,6 +65,8 @@ def compile_helper_call(v: Verification, slot: int, insn: Insn) -> Handler:
     """Return the handler of a call to a helper."""
     helper = insn.imm
     problem = _forbidden(v, helper)
+    if isinstance(insn.symbol, Unresolved):
+        problem = ("unknown-helper", f"the instruction that was here could not be relocated: {insn.symbol.problem}")
     if insn.off or insn.dst:
         problem = ("bad-instruction", "a call uses reserved fields")
     if problem is not None:

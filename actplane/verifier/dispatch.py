@@ -31,7 +31,9 @@ from actplane.verifier import refs
 from actplane.verifier.alu import compile_alu
 from actplane.verifier.calls import compile_helper_call
 from actplane.verifier.flow import HELPER_CALL
+from actplane.verifier.instruction_versions import since
 from actplane.verifier.jumps import compile_jump
+from actplane.verifier.kernel_symbols import kernel_symbol
 from actplane.verifier.kfuncs import compile_kfunc_call
 from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.memory import compile_memory
@@ -50,6 +52,9 @@ def compile_insn(v: Verification, slot: int) -> Handler:
     for reg in (insn.dst, insn.src):
         if reg > 10:
             return _refusal("bad-instruction", slot, f"there is no register r{reg}")
+    first = since(insn)
+    if not v.profile.at_least(*first):
+        return _refusal("bad-instruction", slot, f"kernels know this instruction since Linux {first[0]}.{first[1]}")
     kind = insn.code & CLASS_MASK
     if kind in (ALU, ALU64):
         return compile_alu(v, slot, insn)
@@ -123,10 +128,7 @@ def _loaded_value(v: Verification, slot: int, insn: Insn) -> Value:
     if insn.src == 0:
         return known(insn.imm)
     if insn.src == PSEUDO_BTF_ID:
-        found: Value | None = v.subject.notes.get("ksyms", {}).get(slot)
-        if found is not None:
-            return found
-        refuse("bad-map", slot, "the kernel symbol of an ld_imm64 is not known")
+        return kernel_symbol(v, slot, insn.imm & 0xFFFFFFFF)
     refuse("bad-instruction", slot, f"an ld_imm64 of kind {insn.src} refers to nothing")
 
 

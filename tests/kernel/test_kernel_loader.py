@@ -214,7 +214,7 @@ def test_a_refused_program_shows_the_policy_line(btf: Btf) -> None:
     assert caught.value.span == POLICY.span(16, 21)
     # The line the kernel prints is the one we gave it, and the one we find by the instruction's number.
     assert '; block exec "x"' in caught.value.log
-    assert 'policy line 2: block exec "x"' in str(caught.value)
+    assert 'demo.yaml:2: block exec "x"' in str(caught.value)
     assert "R2 !read_ok" in str(caught.value)
 
 

@@ -124,7 +124,7 @@ def test_a_refused_program_shows_the_log_and_the_policy_line() -> None:
     assert lines[0] == (
         "bpf(BPF_PROG_LOAD) of BPF_PROG_TYPE_RAW_TRACEPOINT 'plain' on sched_process_exec: EACCES: Permission denied"
     )
-    assert '    policy line 2: block exec "x"' in lines
+    assert '    demo.yaml:2: block exec "x"' in lines
     assert "    R1 !read_ok" in lines
 
 
@@ -190,7 +190,7 @@ def test_debug_info_names_functions_and_lines() -> None:
     assert names == {0: "plain", 4: "callback", 6: "helper"}
 
     def text(offset: int) -> str:
-        return own._text(offset)
+        return own.string_at(offset)
 
     lines = [
         (slot, text(file), text(line), position >> 10, position & 1023)

@@ -1,0 +1,79 @@
+"""Objects of a compiler as the commands for programs take them: linked for the kernel that is asked about."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import re
+from pathlib import Path
+
+from actplane.cli.asm_input import InputError
+from actplane.errors import UnsupportedFeature
+from actplane.loader.btf import Btf
+from actplane.loader.elf import LinkedObject, read_elf
+from actplane.loader.elf_externs import Target, read_config, running_addresses, running_config
+from actplane.loader.elf_file import is_elf, section_bytes
+from actplane.verifier import KernelProfile, OwnTypes, TypeRef
+
+
+def read_types(path: str) -> Btf:
+    """
+    Return the types in a file: BTF alone, or an ELF file (vmlinux) with a section of it.
+
+    Raises: InputError, DecodeError.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    if not is_elf(data):
+        return Btf(data)
+    section = section_bytes(data, path, ".BTF")
+    if section is None:
+        raise InputError(f"{path}: got an ELF file without a section .BTF")
+    return Btf(section)
+
+
+def link_for_kernel(
+    data: bytes, name: str, options: argparse.Namespace, profile: KernelProfile
+) -> tuple[LinkedObject, Btf | None]:
+    """
+    Return an object linked for the kernel that the options tell, and that kernel's types.
+
+    Shape:  the types are those of --btf, else of the running kernel; None if there are none and the
+            object needs none.
+    Raises: InputError, ElfError, DecodeError, UnsupportedFeature.
+    """
+    found = read_elf(data, name)
+    types = read_types(options.btf) if options.btf else _running_types(is_needed=found.needs_kernel)
+    if types is None:
+        return found.link(), None
+    config = read_config(Path(options.kconfig).read_bytes()) if options.kconfig else running_config()
+    version = _version(profile)
+    target = Target(types, version, config) if options.btf else Target(types, version, config, running_addresses())
+    return found.link(target), types
+
+
+def _running_types(*, is_needed: bool) -> Btf | None:
+    try:
+        return Btf.vmlinux()
+    except UnsupportedFeature:
+        if is_needed:
+            raise
+        return None
+
+
+def _version(profile: KernelProfile) -> tuple[int, int, int]:
+    """Return the kernel's version with its third number, where the profile's name has one."""
+    release = re.match(r"\d+\.\d+\.(\d+)", profile.name)
+    if release is None and platform.release().startswith("{}.{}.".format(*profile.version)):
+        release = re.match(r"\d+\.\d+\.(\d+)", platform.release())
+    return (*profile.version, int(release[1]) if release else 0)
+
+
+def own_types(linked: LinkedObject, program: str) -> OwnTypes:
+    """Return what an object's own BTF says of one program, as the mirror takes it."""
+    if linked.types is None:
+        return OwnTypes()
+    values = {name: TypeRef(linked.types, type_id) for name, type_id in linked.map_values.items()}
+    return OwnTypes(linked.types, linked.function_types[program], values, linked.inner_maps)
