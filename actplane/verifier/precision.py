@@ -95,14 +95,14 @@ def mark(code: Code, state: State, *regs: int) -> None:
         return
     back = Backtrack(len(state.frames) - 1)
     back.regs[-1] = wanted
-    _walk(code, back, state.trace, state.parent, skip_first=True)
+    _walk_back(code, back, state)
 
 
 def mark_stack(code: Code, state: State, frame: int, index: int) -> None:
     """Mark the number spilled in one stack slot."""
     back = Backtrack(len(state.frames) - 1)
     back.slots[frame] = 1 << index
-    _walk(code, back, state.trace, state.parent, skip_first=True)
+    _walk_back(code, back, state)
 
 
 def propagate(code: Code, old: Checkpoint, state: State) -> bool:
@@ -121,20 +121,25 @@ def propagate(code: Code, old: Checkpoint, state: State) -> bool:
             slots ^= low
     if back.is_empty:
         return False
-    return _walk(code, back, state.trace, state.parent, skip_first=False)
+    return _walk(code, back, state.trace, state.parent, state.slot)
 
 
-def _walk(code: Code, back: Backtrack, trace: Any, parent: Checkpoint | None, *, skip_first: bool) -> bool:
-    """Follow the wanted numbers back until each is marked or has no source left."""
+def _walk_back(code: Code, back: Backtrack, state: State) -> None:
+    """Follow wanted numbers from before the instruction that is being carried out."""
+    assert state.trace is not None
+    slot, _, older = state.trace
+    _walk(code, back, older, state.parent, slot)
+
+
+def _walk(code: Code, back: Backtrack, trace: Any, parent: Checkpoint | None, later: int) -> bool:
+    """
+    Follow the wanted numbers back until each is marked or has no source left. `later` is the slot that
+    the path goes on with. True if some mark is new.
+    """
     at = code.at
     has_changed = False
-    later = -1
     while True:
         node = trace
-        if skip_first and node is not None:
-            later = node[0]
-            node = node[2]
-            skip_first = False
         try:
             while node is not None:
                 slot, extra, older = node
@@ -146,8 +151,7 @@ def _walk(code: Code, back: Backtrack, trace: Any, parent: Checkpoint | None, *,
                     return has_changed
                 node = older
         except GaveUp:
-            _mark_all(parent)
-            return True
+            return _mark_all(parent) or has_changed
         if parent is None:
             return has_changed
         has_changed |= _mark_checkpoint(back, parent)
@@ -184,16 +188,24 @@ def _mark_checkpoint(back: Backtrack, parent: Checkpoint) -> bool:
     return has_changed
 
 
-def _mark_all(parent: Checkpoint | None) -> None:
+def _mark_all(parent: Checkpoint | None) -> bool:
+    """Mark every number of a checkpoint and of those before it. True if some mark is new."""
+    has_changed = False
     while parent is not None:
         for index, frame in enumerate(parent.state.frames):
+            regs = slots = 0
             for reg, value in enumerate(frame.regs):
                 if isinstance(value, Scalar):
-                    parent.precise_regs[index] |= 1 << reg
+                    regs |= 1 << reg
             for i, slot in frame.stack.items():
                 if isinstance(slot.value, Scalar):
-                    parent.precise_slots[index] |= 1 << i
+                    slots |= 1 << i
+            if regs & ~parent.precise_regs[index] or slots & ~parent.precise_slots[index]:
+                has_changed = True
+                parent.precise_regs[index] |= regs
+                parent.precise_slots[index] |= slots
         parent = parent.parent
+    return has_changed
 
 
 def _link(back: Backtrack, extra: Any) -> None:
