@@ -26,7 +26,7 @@ from actplane.asm.isa import (
     ST,
     STX,
 )
-from actplane.asm.uapi import MapType, ProgType
+from actplane.asm.uapi import ProgType
 from actplane.verifier import refs
 from actplane.verifier.alu import compile_alu
 from actplane.verifier.calls import compile_helper_call
@@ -118,8 +118,6 @@ def _loaded_value(v: Verification, slot: int, insn: Insn) -> Value:
         facts = v.subject.maps.get(symbol.name)
         if facts is None:
             refuse("bad-map", slot, f"there is no map {symbol.name!r}")
-        if facts.spec.type is MapType.BPF_MAP_TYPE_ARENA:
-            return Pointer(Kind.ARENA)
         return Pointer(Kind.MAP_VALUE, map=facts, off=symbol.offset_bytes)
     if insn.src == PSEUDO_FUNC:
         low = insn.imm & 0xFFFFFFFF

@@ -31,6 +31,7 @@ from actplane.asm.isa import (
 from actplane.asm.uapi import MapType
 from actplane.verifier import arith, compare
 from actplane.verifier.compare import NEGATED
+from actplane.verifier.compare_versions import rules_for
 from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
 from actplane.verifier.scalar import Range, constant
@@ -91,8 +92,6 @@ def _compile_may_goto(v: Verification, slot: int, insn: Insn) -> Handler:
     def may_goto(state: State) -> int:
         if insn.imm or insn.dst or insn.src:
             refuse("bad-instruction", slot, "may_goto uses reserved fields")
-        if not v.profile.at_least(6, 9):
-            refuse("bad-instruction", slot, "may_goto exists since Linux 6.9")
         state.may_goto += 1
         other = v.push(state, target, "may_goto taken", slot)
         _widen(state, slot, v)
@@ -124,6 +123,16 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
     negated = NEGATED[op]
     compares_null = not is_register and insn.imm == 0 and is_wide and op in (JEQ, JNE)
     text = _condition(insn)
+    source = src if is_register else -1
+    decide, learn = rules_for(v.profile, is_same_register=source == dst)
+
+    def refine(state: State, op: int, left: Scalar, right: Scalar) -> None:
+        first, second = learn(op, is_wide, left.range, right.range)
+        regs = state.frames[-1].regs
+        if first is not left.range:
+            replace_linked(state, left, first, regs, dst)
+        if is_register and second is not right.range:
+            replace_linked(state, right, second, regs, src)
 
     def branch(state: State) -> int:
         frame = state.frames[-1]
@@ -135,7 +144,7 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
             refuse("uninitialized-register", slot, f"r{missing} is read before it is set", missing)
         outcome: bool | None
         if left.__class__ is Scalar and right.__class__ is Scalar:
-            outcome = compare.decide(op, is_wide, left.range, right.range)
+            outcome = decide(op, is_wide, left.range, right.range)
             if outcome is not None:
                 if is_register:
                     v.mark_precise(state, dst, src)
@@ -151,10 +160,10 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
         if outcome is not None:
             return taken if outcome else following
         if left.__class__ is Scalar and right.__class__ is Scalar:
-            _note_links(state, left, right, dst, src if is_register else -1)
+            _note_links(state, left, right, dst, source)
             other = v.push(state, taken, text, slot)
-            _refine_scalars(other, negated, op, is_wide, left, right, dst, src if is_register else -1, True)
-            _refine_scalars(state, negated, op, is_wide, left, right, dst, src if is_register else -1, False)
+            refine(other, op, left, right)
+            refine(state, negated, left, right)
             return following
         other = v.push(state, taken, text, slot)
         if is_register:
@@ -173,19 +182,6 @@ def _condition(insn: Insn) -> str:
     letter = "r" if insn.code & CLASS_MASK == JMP else "w"
     right = f"{letter}{insn.src}" if insn.code & X else str(insn.imm)
     return f"{letter}{insn.dst} {_SIGNS[insn.code & OPERATION_MASK]} {right} holds"
-
-
-def _refine_scalars(
-    state: State, negated: int, op: int, is_wide: bool, left: Scalar, right: Scalar, dst: int, src: int, holds: bool
-) -> None:
-    if dst == src:
-        return
-    first, second = compare.learn(op if holds else negated, is_wide, left.range, right.range)
-    frame = state.frames[-1]
-    if first is not left.range:
-        replace_linked(state, left, first, frame.regs, dst)
-    if src >= 0 and second is not right.range:
-        replace_linked(state, right, second, frame.regs, src)
 
 
 def replace_linked(state: State, old: Scalar, range_: Range, regs: list[Value | None], reg: int) -> None:

@@ -135,7 +135,7 @@ def _note_kind(v: Verification, slot: int, base: Value) -> None:
         refuse("mixed-pointers", slot, "one instruction is reached with pointers of kinds that it cannot serve both")
 
 
-_REWRITTEN: Final = frozenset({Kind.CTX, Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, Kind.XDP_SOCK, Kind.ARENA})
+_REWRITTEN: Final = frozenset({Kind.CTX, Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, Kind.XDP_SOCK})
 
 
 def _needs_rewrite(kind: object) -> bool:
@@ -222,8 +222,6 @@ def _access_rare(
         return UNKNOWN_SCALAR
     if kind is Kind.MAP_PTR:
         return _access_map_pointer(v, slot, reg, base, off, size, is_write)
-    if kind is Kind.ARENA:
-        return UNKNOWN_SCALAR
     refuse("memory-access", slot, f"r{reg} is {base.type_name}, which is not memory", reg)
 
 
@@ -434,12 +432,10 @@ def _compile_atomic(v: Verification, slot: int, insn: Insn) -> Handler:
 
     def atomic(state: State) -> int:
         regs = state.frames[-1].regs
-        if op in (LOAD_ACQUIRE, STORE_RELEASE) and v.profile.at_least(6, 15):
+        if op in (LOAD_ACQUIRE, STORE_RELEASE):
             return _load_or_store_atomically(v, state, slot, insn, size)
         if op not in _ATOMICS:
             refuse("bad-instruction", slot, f"there is no atomic operation 0x{op & tnum.U32:x}")
-        if not v.profile.at_least(5, 12) and op:
-            refuse("bad-instruction", slot, "atomic operations other than add exist since Linux 5.12")
         if not is_wide_enough:
             refuse("bad-instruction", slot, f"atomic operations work on 4 or 8 bytes, not {size}")
         base, value = regs[dst], regs[src]
@@ -470,8 +466,7 @@ def _compile_atomic(v: Verification, slot: int, insn: Insn) -> Handler:
 def _check_atomic_base(v: Verification, slot: int, reg: int, base: Value) -> None:
     if isinstance(base, Scalar):
         refuse("not-a-pointer", slot, f"r{reg} is a number, not a pointer", reg)
-    is_arena_ok = base.kind is not Kind.ARENA or v.profile.at_least(6, 10)
-    if base.kind in (Kind.CTX, Kind.FLOW_KEYS, *_PACKETS, *_SOCKETS) or not is_arena_ok:
+    if base.kind in (Kind.CTX, Kind.FLOW_KEYS, *_PACKETS, *_SOCKETS):
         refuse("atomic-access", slot, f"r{reg} is {base.type_name}, which takes no atomic operations", reg)
 
 

@@ -81,6 +81,11 @@ class Asker:
 
         Raises: NoAnswer.
         """
+        # Not later: what this question opens must stay open until it is asked.
+        while len(self._open) > _OPEN_AT_ONCE:
+            _, oldest = self._open.popitem(last=False)
+            if oldest is not None:
+                oldest.close()
         attr = self._attributes(wire)
         if log_level:
             self._want_log(attr, log_level)
@@ -172,10 +177,6 @@ class Asker:
                 if "BTF" in str(error) or "MAP" in str(error):
                     raise NoAnswer(str(error).splitlines()[0]) from error
                 raise
-            while len(self._open) > _OPEN_AT_ONCE:
-                _, oldest = self._open.popitem(last=False)
-                if oldest is not None:
-                    oldest.close()
         found = self._open[key]
         if found is None:
             raise NoAnswer(f"this kernel could not make {key.split()[0]}")

@@ -7,9 +7,9 @@ On the running kernel, as root; the same command goes on where it stopped:
 
 For another kernel, where everything is slow, in three steps, of which only the second runs there:
 
-    python -m tests.kernel.differential pose --kernel 6.1 --btf FILE --count 3000 --questions FILE
+    python -m tests.kernel.differential pose --btf FILE --count 3000 --questions FILE
     python -m tests.kernel.differential ask --questions FILE --answers FILE
-    python -m tests.kernel.differential join --kernel 6.1 --questions FILE --answers FILE --tally FILE
+    python -m tests.kernel.differential join --kernel 6.1 --btf FILE --questions FILE --answers FILE --tally FILE
 
 One program again, with both answers in full:
 
@@ -184,9 +184,8 @@ def answer_both(tally: Tally, question: Question, asker: Asker, types: Btf, prof
 
 
 def pose(arguments: argparse.Namespace) -> int:
-    """Write questions for another kernel, with the mirror's answers."""
+    """Write questions for another kernel."""
     types = Btf(arguments.btf.read_bytes())
-    profile = profile_of(arguments.kernel)
     wanted = plan(arguments.seed, arguments.count, types, dict.fromkeys(arguments.category, 1.0))
     if arguments.most_finite:
         wanted = {name: min(n, arguments.most_finite) if name in FINITE else n for name, n in wanted.items()}
@@ -200,8 +199,7 @@ def pose(arguments: argparse.Namespace) -> int:
             for name in sorted(needed - blobs):
                 print(json.dumps({"blob": name, "data": blob_of(name)}), file=out)
             blobs |= needed
-            mine = judge(question, types, profile)
-            print(json.dumps({"about": about(question), "wire": wire, "mirror": vars(mine)}), file=out)
+            print(json.dumps({"about": about(question), "wire": wire}), file=out)
     return 0
 
 
@@ -228,13 +226,25 @@ def ask(arguments: argparse.Namespace) -> int:
 
 
 def join(arguments: argparse.Namespace) -> int:
-    """Compare the answers of another kernel with the mirror's."""
+    """Ask the mirror the questions of a file, and compare with another kernel's answers."""
+    types, profile = Btf(arguments.btf.read_bytes()), profile_of(arguments.kernel)
     tally = Tally(arguments.kernel, arguments.seed)
     with gzip.open(arguments.questions, "rt") as lines, arguments.answers.open() as answers:
-        asked = (entry for entry in map(json.loads, lines) if "blob" not in entry)
-        for entry, answer in zip(asked, map(json.loads, answers), strict=False):
-            kernel = None if "none" in answer else Answer(**answer)
-            add(tally, entry["about"], Judgement(**entry["mirror"]), kernel)
+        asked = (entry["about"] for entry in map(json.loads, lines) if "blob" not in entry)
+        for asked_about, answer in zip(asked, map(json.loads, answers), strict=False):
+            if "none" in answer:
+                tally.count(asked_about["category"], NO_ANSWER)
+                continue
+            question = MAKERS[asked_about["category"]](arguments.seed, asked_about["number"], types)
+            if question is None or about(question) != asked_about:
+                raise SystemExit(f"{asked_about}: the questions were posed by another version of this program")
+            kernel = Answer(**answer)
+            add(
+                tally,
+                asked_about,
+                judge(question, types, profile, 20_000 if kernel.errno == _E2BIG else MOST_INSNS),
+                kernel,
+            )
     tally.write(arguments.tally)
     print("\n".join(tally.table()))
     return 0
@@ -284,14 +294,15 @@ def main() -> int:
             verb.add_argument("--seed", type=int, default=1)
         if name in ("run", "join"):
             verb.add_argument("--tally", type=Path, required=True, help="the file of results")
-        if name in ("pose", "join"):
+        if name == "join":
             verb.add_argument("--kernel", required=True, help="the profile's name")
         if name in ("pose", "ask", "join"):
             verb.add_argument("--questions", type=Path, required=True)
         if name in ("ask", "join"):
             verb.add_argument("--answers", type=Path, required=True)
-        if name == "pose":
+        if name in ("pose", "join"):
             verb.add_argument("--btf", type=Path, required=True, help="that kernel's types")
+        if name == "pose":
             verb.add_argument("--most-finite", type=int, default=0, help="at most so many of a finite category")
         if name == "show":
             verb.add_argument("--number", type=int, required=True)

@@ -49,10 +49,11 @@ class Row:
 
 
 def verdict_of(case: corpus.Case, kernel: str) -> str:
-    """Return what a kernel said: accept, reject, or nothing if it could not take the maps."""
+    """Return what a kernel said: accept, reject, or nothing if it could not take the maps or forbids the type."""
     for release, answer in case.raw["kernel"].items():
         if KERNELS[kernel] in release:
-            return str(answer["verdict"]) if answer["verdict"] in ("accept", "reject") else ""
+            is_forbidden = answer["verdict"] == "reject" and answer.get("errno") == "EPERM" and not answer.get("errmsg")
+            return str(answer["verdict"]) if answer["verdict"] != "setup_error" and not is_forbidden else ""
     return ""
 
 

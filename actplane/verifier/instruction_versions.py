@@ -1,0 +1,58 @@
+"""Since when kernels know each instruction: data that `dispatch` asks before an instruction is compiled."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from actplane.asm.insn import Insn
+from actplane.asm.isa import (
+    ALU,
+    ALU64,
+    ATOMIC,
+    CLASS_MASK,
+    DIV,
+    END,
+    LDX,
+    MEMSX,
+    MOD,
+    MODE_MASK,
+    MOV,
+    OPERATION_MASK,
+    STX,
+    X,
+)
+
+_ALWAYS: Final = (0, 0)
+_GOTOL: Final = 0x06
+_GOTOX: Final = 0x0D
+_MAY_GOTO: Final = 0xE5
+_ADDR_SPACE_CAST: Final = 1
+_LOAD_ACQUIRE_STORE_RELEASE: Final = (0x100, 0x110)
+
+
+def since(insn: Insn) -> tuple[int, int]:
+    """
+    Return the kernel version that first accepted an instruction; (0, 0) if every kernel we know does.
+
+    Source: the kernel's history: BPF ISA v3 atomics 5.12, ISA v4 6.6, address spaces and may_goto
+    6.9, load-acquire and store-release 6.15 (on x86), indirect jumps 6.19.
+
+    >>> since(Insn(0xD7, 1, imm=64))
+    (6, 6)
+    """
+    kind, operation = insn.code & CLASS_MASK, insn.code & OPERATION_MASK
+    if kind in (ALU, ALU64):
+        return _alu_since(insn, kind, operation)
+    if kind == LDX and insn.code & MODE_MASK == MEMSX:
+        return (6, 6)
+    if kind == STX and insn.code & MODE_MASK == ATOMIC and insn.imm:
+        return (6, 15) if insn.imm in _LOAD_ACQUIRE_STORE_RELEASE else (5, 12)
+    return {_GOTOL: (6, 6), _GOTOX: (6, 19), _MAY_GOTO: (6, 9)}.get(insn.code, _ALWAYS)
+
+
+def _alu_since(insn: Insn, kind: int, operation: int) -> tuple[int, int]:
+    if operation == MOV and insn.code & X and insn.off:
+        return (6, 9) if insn.off == _ADDR_SPACE_CAST else (6, 6)
+    is_signed_division = operation in (DIV, MOD) and insn.off == 1
+    is_plain_swap = operation == END and kind == ALU64
+    return (6, 6) if is_signed_division or is_plain_swap else _ALWAYS
