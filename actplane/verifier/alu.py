@@ -106,7 +106,7 @@ def _compile_move(v: Verification, slot: int, insn: Insn) -> Handler:
     if insn.imm or insn.off not in ((0, 8, 16, 32) if is_wide else (0, 8, 16)):
         if not (insn.off == 1 and is_wide and insn.imm):
             return _reserved(slot, "a move uses reserved fields")
-        return _compile_cast(v, slot, insn)
+        return _compile_cast(slot, insn)
     if dst == 10:
         return _frame_pointer(slot)
     if insn.off:
@@ -143,23 +143,11 @@ def _compile_move(v: Verification, slot: int, insn: Insn) -> Handler:
     return move if is_wide else move32
 
 
-def _compile_cast(v: Verification, slot: int, insn: Insn) -> Handler:
-    dst, src = insn.dst, insn.src
-
-    def cast(state: State) -> int:
-        if insn.imm not in (1, 1 << 16):
-            refuse("bad-instruction", slot, "addr_space_cast knows address spaces 0 and 1 only")
-        if not any(facts.spec.type == 33 for facts in v.subject.maps.values()):
-            refuse("bad-instruction", slot, "addr_space_cast needs a program that uses an arena map")
-        regs = state.frames[-1].regs
-        value = read(regs, src, slot)
-        if insn.imm == 1:
-            regs[dst] = Pointer(Kind.ARENA)
-        else:
-            regs[dst] = value if isinstance(value, Scalar) else UNKNOWN_SCALAR
-        return slot + 1
-
-    return cast
+def _compile_cast(slot: int, insn: Insn) -> Handler:
+    """Return the handler of addr_space_cast. Programs that have an arena are refused before they are walked."""
+    if insn.imm not in (1, 1 << 16):
+        return _reserved(slot, "addr_space_cast knows address spaces 0 and 1 only")
+    return _reserved(slot, "addr_space_cast needs a program that uses an arena map")
 
 
 def _compile_sign_extend(v: Verification, slot: int, insn: Insn, is_wide: bool) -> Handler:
@@ -308,8 +296,6 @@ def _with_pointer(
 ) -> Scalar | Pointer:
     op, is_wide = insn.code & OPERATION_MASK, insn.code & CLASS_MASK == ALU64
     if isinstance(left, Pointer) and isinstance(right, Pointer):
-        if left.kind is Kind.ARENA or right.kind is Kind.ARENA:
-            return Pointer(Kind.ARENA) if is_wide else UNKNOWN_SCALAR
         if op == SUB and v.is_privileged:
             return UNKNOWN_SCALAR if is_wide else _UNKNOWN32
         sign = _OP_SIGNS.get(op, "op=")
@@ -331,8 +317,6 @@ def move_pointer(
     op, is_wide, dst = insn.code & OPERATION_MASK, insn.code & CLASS_MASK == ALU64, insn.dst
     offset = amount.range
     kind = pointer.kind
-    if kind is Kind.ARENA:
-        return pointer if is_wide else UNKNOWN_SCALAR
     if not is_wide:
         if op == SUB and v.is_privileged:
             return _UNKNOWN32

@@ -29,7 +29,7 @@ _SOCK_COMMON: Final = frozenset({Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, K
 _PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
 _SOCKET_MAPS: Final = frozenset({MapType.BPF_MAP_TYPE_SOCKMAP, MapType.BPF_MAP_TYPE_SOCKHASH})
 _MOVABLE: Final = frozenset(
-    {Kind.STACK, Kind.PACKET, Kind.PACKET_META, Kind.MAP_KEY, Kind.MAP_VALUE, Kind.MEM, Kind.BUF, Kind.ARENA}
+    {Kind.STACK, Kind.PACKET, Kind.PACKET_META, Kind.MAP_KEY, Kind.MAP_VALUE, Kind.MEM, Kind.BUF}
 )
 
 
@@ -49,7 +49,9 @@ def check(v: Verification, state: State, call: Call, index: int, proto: Prototyp
         return
     if isinstance(value, Pointer):
         _check_packet_argument(v, call, reg, value)
-        if value.ref and not value.flags & Flag.NON_OWN and arg.kind not in ("dynptr",):
+        if value.ref and arg.kind != "kptr":
+            if call.ref and not v.profile.at_least(7, 0):
+                refuse("argument-type", call.slot, f"{call.name}: more than one argument holds a reference", reg)
             call.ref = value.ref
     _CHECKS[arg.kind](v, state, call, reg, value, arg)
 

@@ -110,7 +110,7 @@ def access(
         refuse("struct-access", slot, f"r{reg}: negative offset {off} in struct {name}", reg)
     if not base.var.is_const or base.var.value:
         refuse("struct-access", slot, f"r{reg}: unknown offset in struct {name}", reg)
-    if base.flags & (Flag.USER | Flag.PERCPU) and not is_alloc:
+    if base.flags & (Flag.USER | Flag.PERCPU):
         where = "user space" if base.flags & Flag.USER else "per-CPU memory"
         refuse("struct-access", slot, f"r{reg}: struct {name} is in {where}, read it with its helper", reg)
     if is_write and not is_alloc and not _may_write(v, name, base, off, size):

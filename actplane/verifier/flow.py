@@ -71,16 +71,18 @@ class Code:
     `at[slot]` is the instruction, None on the second slot of an ld_imm64. `starts` are the first
     slots of the functions, ascending, the entry first; `function_of[slot]` indexes them. `prune` and
     `checkpoint` hold the slots where a state may be, and must be, kept; `live[slot]` is the set of
-    registers (as bits) whose value is still needed before the slot.
+    registers (as bits) whose value is still needed before the slot. `roots` are the first slots of
+    functions that the kernel calls, beside the entry.
     """
 
-    def __init__(self, insns: Sequence[Insn], *, has_back_edges: bool = True) -> None:
+    def __init__(self, insns: Sequence[Insn], *, has_back_edges: bool = True, roots: Sequence[int] = ()) -> None:
         self.at: list[Insn | None] = []
         for insn in insns:
             self.at.append(insn)
             if insn.code == LD_IMM64:
                 self.at.append(None)
         self.size = len(self.at)
+        self.roots = roots
         self.starts = self._find_functions()
         self.function_of = self._assign_functions()
         self._check_jumps()
@@ -112,7 +114,7 @@ class Code:
         return (slot + insn.slots,)
 
     def _find_functions(self) -> list[int]:
-        starts = {0}
+        starts = {0, *self.roots}
         for slot, insn in enumerate(self.at):
             if insn is None:
                 continue
@@ -183,8 +185,9 @@ class Code:
 
     def _check_reachable(self, has_back_edges: bool) -> None:
         seen = bytearray(self.size)
-        work = [0]
-        seen[0] = 1
+        work = [0, *self.roots]
+        for root in work:
+            seen[root] = 1
         if not has_back_edges:
             self._refuse_back_edges()
         while work:

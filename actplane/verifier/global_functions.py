@@ -51,7 +51,7 @@ _CONTEXT_STRUCTS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One declared argument: scalar, context, mem (of `size` bytes), dynptr, trusted or arena."""
+    """One declared argument: scalar, context, mem (of `size` bytes), dynptr, trusted, untrusted, anything or arena."""
 
     kind: str
     size: int = 0
@@ -128,6 +128,8 @@ def _parameter(v: Verification, types: TypeProvider, type_id: int, tags: set[str
         if inner.name == "bpf_dynptr":
             return Parameter("dynptr")
     is_nullable = "arg:nonnull" not in tags
+    if "arg:untrusted" in tags and (inner is None or is_number(inner)):
+        return Parameter("anything")
     if "arg:trusted" in tags or "arg:untrusted" in tags:
         return _trusted(v, inner.name if inner is not None else "", "arg:nullable" in tags, "arg:untrusted" in tags)
     size = size_of(types, target)
@@ -194,11 +196,15 @@ def _check_argument(v: Verification, state: State, call: Call, reg: int, value: 
         if not isinstance(value, Scalar):
             refuse("argument-type", slot, f"r{reg} is {name_of(value)}, {call.name} takes a number", reg)
         return
+    if kind in ("untrusted", "anything"):
+        return  # reads through it are probed
     is_null = isinstance(value, Scalar) and value.range.is_const and value.range.value == 0
     if is_null and parameter.is_nullable:
         return
     if kind == "arena":
-        return
+        refuse(
+            "arena-not-modelled", slot, f"{call.name} takes a pointer into an arena, which the mirror does not model"
+        )
     if not isinstance(value, Pointer):
         refuse("argument-type", slot, f"r{reg} is {name_of(value)}, {call.name} takes a pointer", reg)
     if kind == "context":
@@ -213,8 +219,6 @@ def _check_argument(v: Verification, state: State, call: Call, reg: int, value: 
             arguments.check_memory(v, state, call, reg, target, parameter.size, allows_nothing=False, is_write=is_write)
     elif kind == "dynptr":
         dynptrs.check_argument(v, state, call, reg, value, Arg("dynptr", False, ""))
-    elif kind == "untrusted":
-        return
     elif (
         value.kind is not Kind.BTF_ID
         or value.flags & Flag.UNTRUSTED
@@ -244,9 +248,9 @@ def _argument(v: Verification, parameter: Parameter) -> Value:
         return Pointer(Kind.MEM, flags=flags, size=parameter.size, id=id_)
     if parameter.kind == "dynptr":
         return Pointer(Kind.DYNPTR, id=v.new_id())
+    if parameter.kind == "anything":
+        return Pointer(Kind.MEM, flags=Flag.RDONLY | Flag.UNTRUSTED)
     if parameter.kind in ("trusted", "untrusted"):
         flags |= Flag.TRUSTED if parameter.kind == "trusted" else Flag.UNTRUSTED
         return Pointer(Kind.BTF_ID, flags=flags, types=v.subject.types, type_id=parameter.type_id, id=id_)
-    if parameter.kind == "arena":
-        return Pointer(Kind.ARENA)
     return UNKNOWN_SCALAR

@@ -94,6 +94,8 @@ def _problem(v: Verification, name: str) -> tuple[str, str] | None:
     prog, _ = type_names(v)
     if not may_call(function, prog):
         return "kfunc-not-allowed", f"a {prog} program may not call {name}"
+    if name.startswith("bpf_arena_"):
+        return "arena-not-modelled", f"{name} works on arenas, which the mirror does not model"
     if "device" in function.flags:
         return "kfunc-not-allowed", f"{name} is for programs that are bound to a network device"
     if "sleep" in function.flags and not v.is_sleepable:
@@ -173,7 +175,7 @@ def _give_away(v: Verification, state: State, call: Call, function: KernelFuncti
 def _throw(v: Verification, state: State, slot: int) -> int:
     """The program ends here: nothing may be held, and what is thrown is what it returns."""
     if any(frame.callback is not None for frame in state.frames):
-        refuse("callback", slot, "bpf_throw is called from a callback")
+        refuse("exception", slot, "bpf_throw is called from a callback")
     refs.check_nothing_held(v, state, slot, "bpf_throw", is_exit=True)
     subprograms.check_thrown(v, state, slot)
     return END

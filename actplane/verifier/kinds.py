@@ -29,9 +29,8 @@ class Kind(IntEnum):
     BTF_ID = 15
     MEM = 16
     BUF = 17
-    ARENA = 18
-    FUNC = 19
-    DYNPTR = 20
+    FUNC = 18
+    DYNPTR = 19
 
 
 class Flag:
@@ -73,7 +72,6 @@ KIND_NAMES: Final[Mapping[Kind, str]] = {
     Kind.BTF_ID: "ptr_",
     Kind.MEM: "mem",
     Kind.BUF: "buf",
-    Kind.ARENA: "arena",
     Kind.FUNC: "func",
     Kind.DYNPTR: "dynptr_ptr",
 }

@@ -5,16 +5,17 @@ with bpf_kptr_xchg where something is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from actplane.verifier import refs
+from actplane.verifier import objects, refs
 from actplane.verifier.btf_access import struct_name
 from actplane.verifier.btf_walk import holds_struct, size_of
 from actplane.verifier.call_facts import Call
 from actplane.verifier.kinds import Flag, Kind
-from actplane.verifier.maps import MapFacts, SpecialField
+from actplane.verifier.maps import SpecialField
 from actplane.verifier.refusals import refuse
-from actplane.verifier.state import State
+from actplane.verifier.state import State, replace_pointers
 from actplane.verifier.types import BtfKind, TypeProvider
 from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, name_of
 from actplane.verifier.verification import Verification
@@ -25,10 +26,8 @@ _RCU_PROTECTED: Final = frozenset(
 )
 
 
-def _target(v: Verification, facts: MapFacts, field: SpecialField) -> tuple[TypeProvider, int, bool]:
+def _target(v: Verification, own: TypeProvider, field: SpecialField) -> tuple[TypeProvider, int, bool]:
     """Return the struct that a kptr points at, and whether it is one of the program's own."""
-    own = facts.types
-    assert own is not None
     local = own.type_at(field.type_id)
     kernel = v.subject.types
     type_id = kernel.id_of(BtfKind.STRUCT, local.name.partition("___")[0]) if kernel is not None else None
@@ -37,8 +36,8 @@ def _target(v: Verification, facts: MapFacts, field: SpecialField) -> tuple[Type
     return kernel, type_id, False
 
 
-def _loaded(v: Verification, state: State, facts: MapFacts, field: SpecialField) -> Pointer:
-    types, type_id, is_local = _target(v, facts, field)
+def _loaded(v: Verification, state: State, own: TypeProvider, field: SpecialField) -> Pointer:
+    types, type_id, is_local = _target(v, own, field)
     flags = Flag.NULL
     if field.what == "uptr":
         return Pointer(Kind.MEM, flags=flags, size=size_of(types, type_id) or 0, id=v.new_id())
@@ -65,15 +64,16 @@ def access(
     """Check a load or store of a kptr field."""
     if is_atomic:
         refuse("kptr-access", slot, f"r{reg}: a kptr takes no atomic operations", reg)
-    facts = base.map
-    assert facts is not None
+    assert base.map is not None
+    own = base.map.types
+    assert own is not None
     if not is_write:
-        return _loaded(v, state, facts, field)
+        return _loaded(v, state, own, field)
     if field.what != "kptr_untrusted":
         refuse("kptr-access", slot, f"r{reg}: a kptr that owns a reference is set with bpf_kptr_xchg only", reg)
     if isinstance(value, Scalar) and value.range.is_const and not value.range.value:
         return UNKNOWN_SCALAR
-    _check_match(v, slot, reg, value, facts, field)
+    _check_match(v, slot, reg, value, own, field)
     return UNKNOWN_SCALAR
 
 
@@ -82,12 +82,12 @@ def _check_match(
     slot: int,
     reg: int,
     value: Value | None,
-    facts: MapFacts,
+    own: TypeProvider,
     field: SpecialField,
     *,
     is_owned: bool = False,
 ) -> None:
-    types, type_id, is_local = _target(v, facts, field)
+    types, type_id, is_local = _target(v, own, field)
     expected = types.type_at(type_id).name
     if not isinstance(value, Pointer) or value.kind is not Kind.BTF_ID or value.types is None:
         refuse("kptr-access", slot, f"r{reg}: {name_of(value)} is stored in a kptr to struct {expected}", reg)
@@ -105,21 +105,32 @@ def _check_match(
 
 
 def check_exchange(v: Verification, state: State, call: Call, reg: int, value: Value) -> None:
-    """Check the first argument of bpf_kptr_xchg: where the pointer is kept."""
-    if not isinstance(value, Pointer) or value.kind is not Kind.MAP_VALUE or value.flags & Flag.NULL:
+    """Check the first argument of bpf_kptr_xchg: where the pointer is kept, in a map or in an object."""
+    own, fields = _keeper(v, value)
+    if own is None or not isinstance(value, Pointer):
         refuse("argument-type", call.slot, f"r{reg} of {call.name} is {name_of(value)}, expected map_value", reg)
-    facts = value.map
-    assert facts is not None
     if not value.var.is_const:
         refuse("kptr-access", call.slot, f"r{reg}: the kptr must be at a known offset", reg)
     at = value.off + value.var.value
-    field = next((item for item in facts.fields if item.off == at and item.what in ("kptr", "percpu_kptr")), None)
+    field = next((item for item in fields if item.off == at and item.what in ("kptr", "percpu_kptr")), None)
     if field is None:
         refuse("kptr-access", call.slot, f"r{reg}: there is no kptr that owns a reference at {at}", reg)
-    types, type_id, is_local = _target(v, facts, field)
+    types, type_id, is_local = _target(v, own, field)
     flags = (Flag.ALLOC if is_local else 0) | (Flag.PERCPU if field.what == "percpu_kptr" else 0)
     call.kptr = (types, type_id, flags)
-    call.extra["kptr_field"] = (facts, field)
+    call.extra["kptr_field"] = (own, field)
+
+
+def _keeper(v: Verification, value: Value) -> tuple[TypeProvider | None, Sequence[SpecialField]]:
+    """Return the types and special fields of what a kptr may lie in, None if it may not lie there."""
+    if not isinstance(value, Pointer) or value.flags & Flag.NULL:
+        return None, ()
+    if value.kind is Kind.MAP_VALUE and value.map is not None:
+        return value.map.types, value.map.fields
+    is_object = value.kind is Kind.BTF_ID and value.flags & ~(Flag.NON_OWN | Flag.RCU) == Flag.ALLOC
+    if is_object and v.profile.at_least(6, 12):
+        return value.types, objects.fields_of(v, value)
+    return None, ()
 
 
 def check_new_object(v: Verification, state: State, call: Call, reg: int, value: Value) -> None:
@@ -128,15 +139,24 @@ def check_new_object(v: Verification, state: State, call: Call, reg: int, value:
         refuse("argument-type", call.slot, f"r{reg} of {call.name} is {name_of(value)}, expected a pointer", reg)
     if value.flags & Flag.NULL:
         refuse("argument-null", call.slot, f"r{reg} of {call.name} may be null", reg)
-    facts, field = call.extra["kptr_field"]
-    _check_match(v, call.slot, reg, value, facts, field, is_owned=True)
+    own, field = call.extra["kptr_field"]
+    _check_match(v, call.slot, reg, value, own, field, is_owned=True)
     if not value.ref:
         refuse("reference-release", call.slot, f"r{reg} holds no reference that the map could take over", reg)
     call.extra["kptr_given"] = value.ref
 
 
 def finish_exchange(v: Verification, state: State, call: Call) -> None:
-    """The map owns the new object; its pointers may be used under RCU at most."""
+    """The map owns the new object; under RCU its per-CPU memory may still be used."""
     given = call.extra.get("kptr_given")
-    if given is not None and not refs.release(v, state, given):
+    if given is None:
+        return
+    per_cpu = Flag.ALLOC | Flag.PERCPU
+    if v.in_rcu(state):
+        replace_pointers(
+            state,
+            lambda pointer: pointer.ref == given and pointer.flags & per_cpu == per_cpu,
+            lambda pointer: pointer.but(ref=0, flags=pointer.flags & ~Flag.ALLOC | Flag.RCU),
+        )
+    if not refs.release(v, state, given):
         refuse("reference-release", call.slot, "r2: the reference is not held any more", 2)

@@ -41,7 +41,6 @@ _SLEEPABLE_MAPS: Final = {
     "CGRP_STORAGE": (6, 2),
     "QUEUE": (6, 5),
     "STACK": (6, 5),
-    "ARENA": (6, 9),
     "INSN_ARRAY": (6, 19),
     "PROG_ARRAY": (7, 1),
 }
@@ -57,6 +56,9 @@ def check_maps(v: Verification) -> None:
             facts = v.subject.maps.get(symbol.name)
             if facts is None:
                 refuse("bad-map", slot, f"there is no map {symbol.name!r}")
+            if facts.spec.type is MapType.BPF_MAP_TYPE_ARENA:
+                claim = f"{symbol.name!r} is an arena: memory shared with user space, which the mirror does not model"
+                refuse("arena-not-modelled", slot, claim)
             if isinstance(symbol, MapValue):
                 _check_direct_value(slot, facts, symbol)
             if symbol.name not in seen:
@@ -69,8 +71,6 @@ def check_maps(v: Verification) -> None:
 
 def _check_direct_value(slot: int, facts: MapFacts, symbol: MapValue) -> None:
     spec = facts.spec
-    if spec.type is MapType.BPF_MAP_TYPE_ARENA:
-        return
     if spec.type not in (MapType.BPF_MAP_TYPE_ARRAY,) or spec.max_entries != 1:
         refuse("bad-map", slot, f"the map {spec.name!r} has no single value to take the address of")
     if not 0 <= symbol.offset_bytes < spec.value_size:

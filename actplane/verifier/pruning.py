@@ -220,8 +220,6 @@ def value_covers(old: Value | None, new: Value | None, ids: IdMap, is_precise: b
             and (not old.id or ids.match(old.id, new.id))
             and old.var.holds(new.var)
         )
-    if kind is Kind.ARENA:
-        return True
     return _exactly(old, new, ids)
 
 

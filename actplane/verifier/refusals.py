@@ -177,6 +177,11 @@ CATALOGUE: Final[dict[str, Reason]] = _catalogue(
         "A list or tree used wrongly",
         "hold the lock beside it, and pass the node that its `contains` tag names, of an object that is owned",
     ),
+    Reason(
+        "exception",
+        "An exception or its callback used wrongly",
+        "name one global function that takes a number, and throw with nothing held",
+    ),
     Reason("irq-flag", "A saved interrupt state used wrongly", "restore what was saved, the last one first"),
     # What is held and how a program ends.
     Reason("reference-leak", "A reference that is never released", "release it on every path to the exit"),
@@ -185,5 +190,8 @@ CATALOGUE: Final[dict[str, Reason]] = _catalogue(
     Reason("section", "A section left open or closed twice", "pair the calls that enter and leave it on every path"),
     Reason("return-value", "A return value that is not allowed", "set r0 to a value in the range of this hook"),
     Reason("attach", "This program cannot attach there", "check the attach type, the target and the kernel's version"),
+    Reason(
+        "arena-not-modelled", "An arena, which this mirror does not model", "ask a kernel; the mirror knows no arenas"
+    ),
     Reason("unsupported", "Beyond this mirror", "ask a kernel; the mirror does not model this"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from actplane.asm.isa import CALL
 from actplane.asm.uapi import ProgType
 from actplane.verifier.flow import called_function
 from actplane.verifier.refusals import refuse
@@ -33,7 +34,8 @@ def check(v: Verification) -> None:
     asynchronous = v.subject.notes.get("async_callbacks", set())
     for slot, insn in enumerate(code.at):
         target = called_function(slot, insn) if insn is not None else None
-        if target is not None and target not in asynchronous:
+        runs_here = insn is not None and (insn.code == CALL or target not in asynchronous)
+        if target is not None and runs_here:
             calls[code.starts[code.function_of[slot]]].append(target)
     has_private = v.profile.at_least(6, 13) and v.prog_type in _PRIVATE_STACK_TYPES and not tails
     for root in [0, *sorted(asynchronous)]:

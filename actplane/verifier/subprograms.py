@@ -150,6 +150,11 @@ def _push_async(v: Verification, state: State, call: Call) -> None:
     frame.is_async = True
     frame.callback = call.name
     frame.callback_range = (0, 0)
+    v.subject.notes.setdefault("async_callbacks", set()).add(call.callback)
+    if other.parent is not None:
+        # Not a continuation of this path: a callback that sets itself again is no loop.
+        other.parent.branches -= 1
+        other.parent = other.trace = None
     other.frames = [frame]
     other.written = [0]
     other.refs = ()
@@ -242,7 +247,8 @@ def check_return_value(v: Verification, state: State, slot: int) -> None:
         refuse("uninitialized-register", slot, "r0 is not set at the end of the program", 0)
     if isinstance(value, Pointer) and not v.is_privileged:
         refuse("pointer-leak", slot, "r0 holds a pointer at the end of the program", 0)
-    if v.subject.notes.get("walking_global"):
+    is_thrown = v.code.starts[state.frames[0].subprogram] == v.subject.notes.get("exception_callback")
+    if v.subject.notes.get("walking_global") and not is_thrown:
         if not isinstance(value, Scalar):
             refuse("return-value", slot, f"a global function returns {name_of(value)}, expected a number", 0)
         return
@@ -267,7 +273,7 @@ def check_return_value(v: Verification, state: State, slot: int) -> None:
 def check_thrown(v: Verification, state: State, slot: int) -> None:
     """Refuse an exception whose value the hook does not take, where no callback turns it into another."""
     value = state.frames[-1].regs[1]
-    if v.subject.notes.get("has_exception_callback"):
+    if v.subject.notes.get("exception_callback") is not None:
         return
     wanted = attach.return_range(v.program, v.subject.attach, v.profile)
     if wanted is None or not isinstance(value, Scalar):

@@ -8,7 +8,17 @@ from typing import Final
 
 from actplane.asm.program import MapSpec, Program
 from actplane.asm.uapi import AttachType, ProgType
-from actplane.verifier import arith, attach, compare, global_functions, kfuncs, map_rules, scalar, stack_depth
+from actplane.verifier import (
+    arith,
+    attach,
+    compare,
+    exceptions,
+    global_functions,
+    kfuncs,
+    map_rules,
+    scalar,
+    stack_depth,
+)
 from actplane.verifier.engine import Engine
 from actplane.verifier.flow import Code
 from actplane.verifier.global_functions import GlobalFunction
@@ -54,7 +64,10 @@ def verify(
         facts = {name: map_facts(name, spec, own) for name, spec in maps.items()}
         subject = Subject(program, facts, types, own)
         _check_program(program, profile, options)
-        code = Code(program.insns, has_back_edges=options.is_privileged and profile.at_least(5, 3))
+        thrown = exceptions.find_callback(own, profile)
+        subject.notes["exception_callback"] = thrown
+        roots = () if thrown is None else (thrown,)
+        code = Code(program.insns, has_back_edges=options.is_privileged and profile.at_least(5, 3), roots=roots)
         subject.attach = attach.find(program, types, profile)
         engine = Engine(Verification(subject, code, profile, options))
         map_rules.check_maps(engine.v)
@@ -71,6 +84,7 @@ def _walk(engine: Engine) -> None:
     kfuncs.prepare(v)
     global_functions.prepare(v)
     engine.run(entry_state(v))
+    v.globals_called += v.code.roots
     _walk_called(engine)
     stack_depth.check(v)
 
