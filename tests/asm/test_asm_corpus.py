@@ -31,6 +31,7 @@ def cases() -> list[dict]:
         return [case for line in found if (case := json.loads(line)).get("insns_hex")]
 
 
+@pytest.mark.no_cover  # a sweep: several times as long when measured
 def test_every_program_survives_bytes_and_text_or_no_kernel_takes_it(cases: list[dict]) -> None:
     exact = 0
     for case in cases:

@@ -97,6 +97,7 @@ def test_bytes_are_decoded_exactly_or_refused(data: bytes) -> None:
         assert Instruction.parse(data) == insns[0]
 
 
+@pytest.mark.no_cover  # a sweep: several times as long when measured
 def test_every_code_with_every_pair_of_registers_against_the_table() -> None:
     """65,536 first halves of a slot, each with 12 second halves: the pattern and the table agree."""
     rest = [struct.pack("<hi", off, imm) for off in (0, 1, 8) for imm in (0, 1, 16, 0xE1)]
@@ -142,6 +143,7 @@ def test_what_construct_cannot_parse_is_refused_too() -> None:
         assert decoded(data) is None
 
 
+@pytest.mark.no_cover  # a sweep: several times as long when measured
 def test_a_hundred_thousand_generated_instructions() -> None:
     insns = some_instructions(3, 100_000)
     data = encode(insns)

@@ -130,6 +130,7 @@ def test_too_many_patterns_are_refused() -> None:
         build_recognizer("file", patterns, range(limit + 1))
 
 
+@pytest.mark.no_cover  # a sweep: several times as long when measured
 def test_patterns_that_multiply_states_are_named() -> None:
     texts = tuple(f"**/{'?' * n}a{'?' * (18 - n)}x{n}" for n in range(12))
     with pytest.raises(PolicyError, match="need too large an automaton") as refused:

@@ -569,6 +569,7 @@ def long_function(*, blocks: int, size: int) -> bc.Function:
     return f.finish()
 
 
+@pytest.mark.no_cover  # a sweep: several times as long when measured
 def test_jumps_over_more_than_16_bits() -> None:
     function = long_function(blocks=40, size=1000)
     started = time.perf_counter()

@@ -19,6 +19,7 @@ from actplane.verifier import verify
 CASE = Path(__file__).parents[1] / "cases" / "core-everything.case"
 
 
+@pytest.mark.no_cover  # a sweep: several times as long when measured
 @pytest.mark.parametrize("tier", list(Tier))
 def test_programs_of_a_policy_are_accepted(tier: Tier) -> None:
     try:
