@@ -492,6 +492,8 @@ def test_connections_that_the_trace_tier_cannot_see_are_refused_by_name(features
     require(Tier.TRACE, features)
     if tiers.sees_connect(Tier.TRACE, features):
         pytest.skip("needs a kernel whose cgroup programs may not read task storage, such as 6.12")
-    done = run("run", "--tier", "trace", "--rule", 'rule r: block connect endpoint "10.0.0.0/8" if COMMAND', "--", "true")
+    done = run(
+        "run", "--tier", "trace", "--rule", 'rule r: block connect endpoint "10.0.0.0/8" if COMMAND', "--", "true"
+    )
     assert done.returncode == Exit.NOT_ENFORCEABLE, done.stderr
     assert "cgroup programs of this kernel may not read task storage" in done.stderr
