@@ -66,12 +66,13 @@ class Document:
 
     # -- values -----------------------------------------------------------------------------------
 
-    def entries(self, node: Any, what: str) -> dict[str, tuple[Any, Any]]:
+    def entries(self, node: Any, what: str, known: Iterable[str] = ()) -> dict[str, tuple[Any, Any]]:
         """Return the (key node, value node) of a mapping by key; nothing at all for null."""
         if is_null(node):
             return {}
         if not isinstance(node, yaml.MappingNode):
-            self.error(node, f"{what}: expected a mapping, got {_describe(node)}")
+            of = f" of {listing(known)}" if known else ""
+            self.error(node, f"{what}: expected a mapping{of}, got {_describe(node)}")
             return {}
         found: dict[str, tuple[Any, Any]] = {}
         for key, value in node.value:
@@ -88,7 +89,7 @@ class Document:
         """Return the values of a mapping that has known keys only."""
         names = sorted(known)
         values: dict[str, Any] = {}
-        for name, (key, value) in self.entries(node, what).items():
+        for name, (key, value) in self.entries(node, what, names).items():
             if name in names:
                 values[name] = value
             else:
@@ -186,4 +187,5 @@ def _describe(node: Any) -> str:
         return "a list"
     if node is None or is_null(node):
         return "nothing"
-    return f"'{node.value}'"
+    first, _, more = str(node.value).partition("\n")
+    return f"'{first}'" if not more else f"text of {len(node.value.splitlines())} lines"

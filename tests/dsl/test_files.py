@@ -124,7 +124,7 @@ def test_folded_text_is_counted_from_its_own_start(tmp_path):
         ("a: b: c\n", ":1:5: not YAML"),
         ("", "an empty file"),
         ("? [a]\n: b\n", "1:3: policy file: expected a name as key, got a list"),
-        ("policy: x\nfeedback: [x]\n", "2:11: feedback: expected a mapping, got a list"),
+        ("policy: x\nfeedback: [x]\n", "2:11: feedback: expected a mapping of path, got a list"),
         (
             "rules: {a: {ifc: x}}\ndomains: {d: {parent: [x]}}\n",
             "2:23: domain 'd': parent: expected a name, got a list",
@@ -135,7 +135,8 @@ def test_folded_text_is_counted_from_its_own_start(tmp_path):
         ("policy: !!binary x\n", "1:9: policy: expected text"),
         ("policy: \x01\n", "1:9: not YAML: special characters are not allowed"),
         ("[" * 5000, "not a policy file: nested too deep"),
-        ("[a]\n", "1:1: policy file: expected a mapping, got a list"),
+        ("[a]\n", "1:1: policy file: expected a mapping of default_domain, domains"),
+        ("rules:\n  a: |\n    x\n    y\n", "2:6: rule 'a': expected a mapping of ifc or policy, got text of 2 lines"),
     ],
 )
 def test_mistakes_of_a_file(tmp_path, text, expected):
