@@ -92,7 +92,7 @@ def add_parser(subparsers: Any, description: str) -> None:
     parser = subparsers.add_parser(
         "init", help=description, description=f"Write {FILE}, a policy to start from.", allow_abbrev=False
     )
-    parser.add_argument("-f", "--force", action="store_true", help=f"replace a {FILE} that is there")
+    parser.add_argument("-f", "--force", action="store_true", help=f"replace an {FILE} that is there")
     parser.set_defaults(handler=run)
 
 
