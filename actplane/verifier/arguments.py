@@ -171,9 +171,18 @@ def _size(v: Verification, state: State, call: Call, reg: int, value: Value, arg
     if not isinstance(value, Scalar):
         wrong_type(call, reg, value, "scalar")
     assert isinstance(value, Scalar)
-    kind = call.extra["memory"]
+    memory_arg: Arg = call.extra["memory"]
     check_sized(
-        v, state, call, reg, value, allows_nothing=arg.kind == "size0", is_write=kind != "mem", is_raw=kind == "umem"
+        v,
+        state,
+        call,
+        reg,
+        value,
+        allows_nothing=arg.kind == "size0",
+        is_write=memory_arg.kind != "mem",
+        is_raw=memory_arg.kind == "umem",
+        # Where null may be passed, kernels since 5.17 take what may be null, too.
+        is_nullable=memory_arg.is_nullable and v.profile.at_least(5, 17),
     )
 
 
@@ -187,6 +196,7 @@ def check_sized(
     allows_nothing: bool,
     is_write: bool,
     is_raw: bool,
+    is_nullable: bool = False,
 ) -> None:
     """Check the memory in the register before `reg` for a length that `reg` holds."""
     length = value.range
@@ -205,7 +215,7 @@ def check_sized(
             wrong_type(call, reg - 1, base, _MEM_TEXT)
         v.mark_precise(state, reg)
         return
-    if base.flags & Flag.NULL:
+    if base.flags & Flag.NULL and not is_nullable:
         wrong_type(call, reg - 1, base, _MEM_TEXT)
     # With an unknown length the helper may leave part of the memory as it was.
     is_raw = is_raw and length.is_const

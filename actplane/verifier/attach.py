@@ -268,6 +268,8 @@ def return_range(program: Program, point: AttachPoint | None, profile: KernelPro
         return (0, 3) if attach is AttachType.BPF_CGROUP_INET_EGRESS else (0, 1)
     if kind is ProgType.BPF_PROG_TYPE_KPROBE and attach is AttachType.BPF_TRACE_KPROBE_SESSION:
         return (0, 1) if profile.at_least(6, 10) else None
+    if kind is ProgType.BPF_PROG_TYPE_KPROBE and attach is AttachType.BPF_TRACE_UPROBE_SESSION:
+        return (0, 1) if profile.at_least(6, 13) else None
     return (0, 1) if kind in _ZERO_OR_ONE else None
 
 

@@ -159,7 +159,7 @@ def _call(v: Verification, state: State, slot: int, helper: int, proto: Prototyp
     regs = state.frames[-1].regs
     for index, arg in enumerate(proto.args):
         if arg.kind in ("size", "size0"):
-            call.extra["memory"] = proto.args[index - 1].kind
+            call.extra["memory"] = proto.args[index - 1]
         arguments.check(v, state, call, index, proto)
     if helper == KPTR_XCHG:
         kptrs.finish_exchange(v, state, call)

@@ -91,6 +91,8 @@ def _decide(op: int, is_wide: bool, a: Range, b: Range) -> bool | None:
 
 
 def _decide_set(a: tnum.Tnum, b: tnum.Tnum) -> bool | None:
+    if a[1] == 0:
+        a, b = b, a
     if b[1] == 0:
         if a[0] & b[0]:
             return True

@@ -79,6 +79,8 @@ def _refusal(id_: str, slot: int, claim: str) -> Handler:
 def _compile_call(v: Verification, slot: int, insn: Insn) -> Handler:
     if insn.code != CALL:
         return _refusal("bad-instruction", slot, "there is no call through a register")
+    if insn.dst:
+        return _refusal("bad-instruction", slot, "a call uses reserved fields")
     if insn.src == HELPER_CALL:
         return compile_helper_call(v, slot, insn)
     if insn.src == PSEUDO_CALL:

@@ -29,7 +29,7 @@ from actplane.asm.isa import (
     X,
 )
 from actplane.asm.uapi import MapType
-from actplane.verifier import arith, compare
+from actplane.verifier import arith, compare, speculation
 from actplane.verifier.compare import NEGATED
 from actplane.verifier.compare_versions import rules_for
 from actplane.verifier.kinds import Flag, Kind
@@ -124,6 +124,7 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
     compares_null = not is_register and insn.imm == 0 and is_wide and op in (JEQ, JNE)
     text = _condition(insn)
     source = src if is_register else -1
+    compared = (dst, src) if is_register else (dst,)
     decide, learn = rules_for(v.profile, is_same_register=source == dst)
 
     def refine(state: State, op: int, left: Scalar, right: Scalar) -> None:
@@ -142,6 +143,8 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
         if left is None or right is None:
             missing = dst if left is None else src
             refuse("uninitialized-register", slot, f"r{missing} is read before it is set", missing)
+        if not v.is_privileged and isinstance(right, Pointer) and not _are_packets(left, right):
+            refuse("pointer-comparison", slot, f"r{src} is a pointer and is compared with another value", src)
         outcome: bool | None
         if left.__class__ is Scalar and right.__class__ is Scalar:
             outcome = decide(op, is_wide, left.range, right.range)
@@ -158,6 +161,8 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
                 elif isinstance(left, Scalar):
                     v.mark_precise(state, dst)
         if outcome is not None:
+            if not v.is_privileged:
+                speculation.untaken(v, state, slot, following if outcome else taken, *compared)
             return taken if outcome else following
         if left.__class__ is Scalar and right.__class__ is Scalar:
             _note_links(state, left, right, dst, source)
@@ -176,6 +181,13 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
         return following
 
     return branch
+
+
+_PACKET_KINDS: Final = frozenset({Kind.PACKET, Kind.PACKET_META, Kind.PACKET_END})
+
+
+def _are_packets(left: Value, right: Pointer) -> bool:
+    return isinstance(left, Pointer) and left.kind in _PACKET_KINDS and right.kind in _PACKET_KINDS
 
 
 def _condition(insn: Insn) -> str:
@@ -281,7 +293,11 @@ def is_never_null(pointer: Pointer) -> bool:
 
 
 def _decide_null(op: int, is_wide: bool, pointer: Pointer, number: Scalar) -> bool | None:
-    if not number.range.is_const or number.range.value or not is_wide or not is_never_null(pointer):
+    is_zero = number.range.is_const and not number.range.value
+    # Of a 32-bit comparison the kernel believes the same, although the low half of an address may be 0.
+    if not is_wide:
+        is_zero = number.range.is_subreg_const and not number.range.value & U32
+    if not is_zero or not is_never_null(pointer):
         return None
     return False if op == JEQ else True if op == JNE else None
 

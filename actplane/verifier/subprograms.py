@@ -87,6 +87,8 @@ def push_callback(v: Verification, state: State, call: Call) -> None:
         return
     caller = state.frames[-1]
     if call.name == "bpf_loop":
+        if not isinstance(caller.regs[1], Scalar):
+            refuse("argument-type", slot, "r1 of bpf_loop must be the number of rounds", 1)
         v.mark_precise(state, 1)
         if not _may_run(caller.regs, caller.callback_depth):
             caller.callback_depth = 0

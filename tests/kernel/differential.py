@@ -48,6 +48,8 @@ from tests.kernel.tally import (
 from tests.verifier.questions import FINITE, MAKERS, SHARES, Question, blob_of
 
 _E2BIG = 7
+STRICT_ALIGNMENT = 1
+"""BPF_F_STRICT_ALIGNMENT; BPF_F_ANY_ALIGNMENT (2) beside it takes it back."""
 MOST_INSNS = 150_000
 """Programs that cost more than that are left out: the limit itself is tested elsewhere, and takes half a minute."""
 _SLOW_SECONDS = 0.15
@@ -72,7 +74,7 @@ class Judgement:
 def judge(question: Question, types: Btf, profile: KernelProfile, max_insns: int = MOST_INSNS) -> Judgement:
     """Ask the mirror. A bug of the mirror's own is an answer too: id `crash`."""
     options = Options(
-        is_strict=bool(question.flags & 1), keeps_all_states=bool(question.flags & 8), max_insns=max_insns
+        is_strict=question.flags & 3 == STRICT_ALIGNMENT, keeps_all_states=bool(question.flags & 8), max_insns=max_insns
     )
     started = time.perf_counter()
     try:

@@ -203,6 +203,6 @@ def judge(case: Case, types: Btf, max_insns: int = 1_000_000, *, profile: Kernel
         return None
     assert case.program is not None
     flags = case.raw["prog_flags"]
-    options = Options(is_strict=bool(flags & 1), keeps_all_states=bool(flags & 8), max_insns=max_insns)
+    options = Options(is_strict=flags & 3 == 1, keeps_all_states=bool(flags & 8), max_insns=max_insns)
     profile = profile or profile_of_case(case)
     return verify(case.program, case.maps, types, own=case.own, profile=profile, options=options)

@@ -206,9 +206,12 @@ def _corpus_question(case: corpus.Case, category: str, number: int) -> Question 
     if raw.get("btf") and raw.get("func_info_hex"):
         debug = {"btf": raw["btf"], "func_info": raw["func_info_hex"], "rec_size": raw["func_info_rec_size"]}
     raw_maps = {f"m{index}": entry for index, entry in enumerate(raw["maps"])}
-    return Question(
-        category, number, case.program, case.maps, case.own, raw["prog_flags"] & ~16, raw_maps, debug, case.id
-    )
+    # Where the corpus lacks the contents of a constant map, both are given zeros.
+    maps = {
+        name: replace(spec, contents=bytes(spec.value_size)) if spec.is_frozen and spec.contents is None else spec
+        for name, spec in case.maps.items()
+    }
+    return Question(category, number, case.program, maps, case.own, raw["prog_flags"] & ~16, raw_maps, debug, case.id)
 
 
 def _corpus(seed: int, number: int, types: Btf) -> Question | None:
