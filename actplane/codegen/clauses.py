@@ -127,6 +127,11 @@ class Judge:
             asked.discard(seed)
         return frozenset(asked)
 
+    @property
+    def closes_on_write(self) -> bool:
+        """Whether a write to a file can close a gate."""
+        return any(invalidator.operation is Operation.WRITE for invalidator in self.policy.invalidators)
+
     def clauses(self, operations: Iterable[Operation]) -> list[tuple[int, Clause]]:
         wanted = set(operations)
         return [(n, clause) for n, clause in enumerate(self.policy.clauses) if clause.operation in wanted]

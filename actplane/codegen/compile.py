@@ -231,11 +231,12 @@ class _Build:
         judge = self._judge
         file_clauses = judge.clauses(files.FILE_OPERATIONS)
         changes = any(c.operation in (Operation.WRITE, Operation.UNLINK) for _, c in file_clauses)
-        changes = changes or any(i.operation is Operation.WRITE for i in judge.policy.invalidators)
+        changes = changes or judge.closes_on_write
         if "file" in judge.recognizers or judge.flowing:
             self._deciding("file_open", files.file_open)
-        if judge.flowing:
+        if judge.flowing or judge.closes_on_write:
             self._deciding("file_permission", files.file_permission)
+        if judge.flowing:
             self._deciding("mmap_file", files.mmap_file)
         stamps = bool(judge.flowing) and any(s.kind is ObjectKind.FILE for s in judge.policy.sources)
         if changes:

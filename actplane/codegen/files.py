@@ -3,7 +3,8 @@ Judging accesses to files: opening, later reads and writes, and changes of the n
 
 An access is judged when a file is opened or named, before anything happens. A read or write through
 an open descriptor is judged again only if labels would flow that have not flowed before, so the
-usual read or write costs two look-ups.
+usual read or write costs two look-ups. If a gate is closed by writes, each write to a file is looked
+at: the gate may have been passed since the file was opened.
 """
 
 from __future__ import annotations
@@ -64,9 +65,14 @@ def file_permission(judge: Judge, name: str, denied: int) -> tuple[bc.Function, 
     task, state = current_state(f, 0, judge.inbox_words)
     file = argument(f, 0, "file")
     mask = argument(f, 1, "mask")
-    _flow(f, judge, task, state, file, mask, denied)
+    functions: list[bc.Function] = []
+    if judge.closes_on_write:
+        _close_gates(f, judge, task, state, file, mask, denied)
+        functions.append(_close_gates_function(judge))
+    if judge.flowing:
+        _flow(f, judge, task, state, file, mask, denied)
     f.ret(0)
-    return (f.finish(), *_shared(judge, ACCESSES))
+    return (f.finish(), *functions, *_shared(judge, ACCESSES))
 
 
 def mmap_file(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
@@ -145,6 +151,44 @@ def _flow(
     dentry = f.load(file, field=kernel.FILE_DENTRY, name="dentry")
     mount = f.load(file, field=kernel.FILE_MOUNT, name="mount")
     _examine(f, judge, scratch, state, dentry, mount, inode, denied)
+
+
+def _close_gates(
+    f: FunctionBuilder,
+    judge: Judge,
+    task: bc.Value,
+    state: bc.Value,
+    file: bc.Value,
+    mask: bc.Value,
+    denied: int,
+) -> None:
+    """Emit: a write to a file closes the gates that writes to it close, as opening it did."""
+    inode = f.load(file, field=kernel.FILE_INODE, name="inode")
+    kind = f.load(inode, 0, 2, "kind", kernel.INODE_MODE)
+    f.update(kind, "&", kernel.S_IFMT)
+    with f.when(kind, "==", kernel.S_IFREG), f.when(mask, "&", kernel.MAY_WRITE):
+        scratch = own_scratch(f, task, denied)
+        judge.begin(f, scratch, state, ("file",))
+        f.store(scratch, layout.SCRATCH_ACCESS, layout.ACCESS_WRITE)
+        dentry = f.load(file, field=kernel.FILE_DENTRY, name="dentry")
+        mount = f.load(file, field=kernel.FILE_MOUNT, name="mount")
+        f.call("close_gates", scratch, dentry, mount)
+
+
+def _close_gates_function(judge: Judge) -> bc.Function:
+    """
+    Return `close_gates(scratch, dentry, mount)`.
+
+    A path that is too long to judge could not be opened either.
+    """
+    f = FunctionBuilder("close_gates", ["scratch", "dentry", "mount"])
+    scratch, dentry, mount = f.parameters
+    length = f.call("path_of", scratch, dentry, mount, result="length")
+    with f.when(length, "!=", 0):
+        _recognize(f, judge, scratch, length)
+        judge.commit_invalidations(f, scratch, "file")
+    f.ret(0)
+    return f.finish()
 
 
 def _is_stream(f: FunctionBuilder, inode: bc.Value) -> bc.Value:
