@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import platform
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from actplane.cli.asm_input import InputError
@@ -45,13 +46,21 @@ def link_for_kernel(
     Raises: InputError, ElfError, DecodeError, UnsupportedFeature.
     """
     found = read_elf(data, name)
+    only = options.program if options.program in found.program_names else None
     types = read_types(options.btf) if options.btf else _running_types(is_needed=found.needs_kernel)
     if types is None:
-        return found.link(), None
-    config = read_config(Path(options.kconfig).read_bytes()) if options.kconfig else running_config()
+        return found.link(only=only), None
+    config = _config(options)
     version = _version(profile)
+    # Addresses are those of the running kernel, as are options of its configuration.
     target = Target(types, version, config) if options.btf else Target(types, version, config, running_addresses())
-    return found.link(target), types
+    return found.link(target, only), types
+
+
+def _config(options: argparse.Namespace) -> Mapping[str, str] | None:
+    if options.kconfig:
+        return read_config(Path(options.kconfig).read_bytes())
+    return None if options.btf else running_config()
 
 
 def _running_types(*, is_needed: bool) -> Btf | None:

@@ -57,12 +57,17 @@ class ElfObject:
         self.license = section.data.split(b"\0")[0].decode(errors="replace") if section else ""
         self.needs_kernel = bool(externs.by_name) or any(ext.relocations.values())
 
-    def link(self, target: Target | None = None) -> LinkedObject:
+    @property
+    def program_names(self) -> list[str]:
+        """Return the names of all programs, in the order of their places."""
+        return [function.name for function in self._functions.programs]
+
+    def link(self, target: Target | None = None, only: str | None = None) -> LinkedObject:
         """
         Return the maps and programs, filled in for a kernel.
 
         Shape:  without a target, fields keep the offsets of the compiler's types, and the options of the
-                kernel's configuration are 0.
+                kernel's configuration are 0. `only` names the one program that is wanted.
         Raises: ElfError if something does not fit together, or the kernel lacks what must be there.
                 What a program only may need is a call that a verifier refuses where it is reached.
         """
@@ -70,7 +75,9 @@ class ElfObject:
         self._add_options(maps, target)
         given = LinkInput(self._elf, self._functions, maps, self._externs, self.license, self.types, target)
         linker = Linker(given)
-        linked: list[LinkedProgram] = [linker.link(each) for each in self._functions.programs]
+        linked: list[LinkedProgram] = [
+            linker.link(each) for each in self._functions.programs if only in (None, each.name)
+        ]
         return LinkedObject(
             Object(tuple(maps.specs.values()), tuple(each.program for each in linked)),
             self.types,

@@ -114,13 +114,16 @@ def _placed(found: list[Extern], btf: Btf) -> Externs:
     def order(extern: Extern) -> tuple[int, int, str]:
         return -_alignment(btf, extern.type_id), btf.size_of(extern.type_id), extern.name
 
-    placed: dict[str, Extern] = {extern.name: extern for extern in found if not extern.is_option}
+    placed: dict[str, Extern] = {}
     end = 0
     for extern in sorted((each for each in found if each.is_option), key=order):
         step = _alignment(btf, extern.type_id)
         start = -(-end // step) * step
         placed[extern.name] = Extern(extern.name, extern.type_id, True, False, extern.is_weak, start)
         end = start + btf.size_of(extern.type_id)
+    # libbpf numbers the others behind the options, and has a program call that number if one is missing.
+    others = (extern for extern in found if not extern.is_option)
+    placed.update((extern.name, extern) for extern in sorted(others, key=lambda extern: extern.name))
     return Externs(placed, end)
 
 

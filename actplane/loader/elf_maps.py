@@ -20,7 +20,8 @@ from actplane.loader.elf_file import SHF_ALLOC, SHF_WRITE, ElfError, ElfFile, El
 BPF_F_RDONLY_PROG: Final = 1 << 7
 
 MAPS_SECTION: Final = ".maps"
-OLD_MAPS_SECTION: Final = "maps"
+_OLD_SECTION: Final = "maps"
+"""Also with something before or behind a slash: "maps/events", "lirc_mode2/maps"."""
 
 _OLD_FIELDS: Final = 5
 """Words of struct bpf_map_def: type, key_size, value_size, max_entries, map_flags."""
@@ -54,7 +55,7 @@ def find_maps(elf: ElfFile, btf: Btf | None) -> ObjectMaps:
             if btf is None:
                 raise ElfError(f"{elf.name}: section .maps: got no BTF, expected it to define the maps")
             _add_defined(found, elf, btf, section)
-        elif section.name == OLD_MAPS_SECTION and section.data:
+        elif _OLD_SECTION in section.name.split("/") and section.data and not section.is_code:
             _add_old(found, elf, section)
         elif section.size and section.flags & SHF_ALLOC and not section.is_code and _is_data(section.name):
             _add_data(found, btf, section)
@@ -92,12 +93,11 @@ def _add_old(found: ObjectMaps, elf: ElfFile, section: ElfSection) -> None:
     symbols = elf.symbols_in(section.index)
     size = section.size // len(symbols) if symbols else 0
     if size < 4 * _OLD_FIELDS:
-        raise ElfError(
-            f"{elf.name}: section maps: got {section.size} bytes for {len(symbols)} maps, expected 20 for each"
-        )
+        got = f"{section.size} bytes for {len(symbols)} maps"
+        raise ElfError(f"{elf.name}: section {section.name}: got {got}, expected 20 or more for each")
     for symbol in symbols:
         if symbol.value + 4 * _OLD_FIELDS > len(section.data):
-            raise ElfError(f"{elf.name}: map {symbol.name}: it is outside of the section maps")
+            raise ElfError(f"{elf.name}: map {symbol.name}: it is outside of the section {section.name}")
         numbers = struct.unpack_from(f"<{_OLD_FIELDS}I", section.data, symbol.value)
         kind = _map_type(numbers[0], f"{elf.name}: map {symbol.name}")
         found.specs[symbol.name] = _usual(MapSpec(symbol.name, kind, *numbers[1:]))

@@ -95,7 +95,7 @@ class Map(Handle):
             map_type=spec.type,
             key_size=spec.key_size,
             value_size=spec.value_size,
-            max_entries=spec.max_entries,
+            max_entries=_entries(spec),
             map_flags=spec.flags,
             map_name=object_name(spec.name),
         )
@@ -209,6 +209,13 @@ class Map(Handle):
         if len(key) != self.spec.key_size:
             raise ValueError(f"map {self.spec.name}: key: got {len(key)} bytes, expected {self.spec.key_size}")
         return key
+
+
+def _entries(spec: MapSpec) -> int:
+    """Return how many elements to make room for: a table of perf events without a number has one for each CPU."""
+    if spec.type is MapType.BPF_MAP_TYPE_PERF_EVENT_ARRAY and not spec.max_entries:
+        return possible_cpus()
+    return spec.max_entries
 
 
 def possible_cpus() -> int:
