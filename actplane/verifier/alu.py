@@ -26,7 +26,7 @@ from actplane.asm.isa import (
     XOR,
     X,
 )
-from actplane.verifier import arith
+from actplane.verifier import arith, speculation
 from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
 from actplane.verifier.scalar import (
@@ -249,6 +249,8 @@ def _compile_binary(v: Verification, slot: int, insn: Insn) -> Handler:
             missing = src if right is None else dst
             refuse("uninitialized-register", slot, f"r{missing} is read before it is set", missing)
         if left.__class__ is Scalar and right.__class__ is Scalar:
+            if not v.is_privileged:
+                speculation.add_numbers(v, slot, insn)
             if forgets_half and not arith.is_computable(op, is_wide, right.range):
                 result = UNKNOWN
             else:
@@ -304,14 +306,14 @@ def _with_pointer(
         assert isinstance(right, Scalar)
         if insn.code & X:
             v.mark_precise(state, insn.src)
-        return move_pointer(v, slot, insn, left, right, is_reversed=False)
+        return move_pointer(v, state, slot, insn, left, right, is_reversed=False)
     assert isinstance(right, Pointer)
     v.mark_precise(state, insn.dst)
-    return move_pointer(v, slot, insn, right, left, is_reversed=True)
+    return move_pointer(v, state, slot, insn, right, left, is_reversed=True)
 
 
 def move_pointer(
-    v: Verification, slot: int, insn: Insn, pointer: Pointer, amount: Scalar, *, is_reversed: bool
+    v: Verification, state: State, slot: int, insn: Insn, pointer: Pointer, amount: Scalar, *, is_reversed: bool
 ) -> Scalar | Pointer:
     """Return the pointer moved by a number; `is_reversed` if the number stood left of it."""
     op, is_wide, dst = insn.code & OPERATION_MASK, insn.code & CLASS_MASK == ALU64, insn.dst
@@ -333,6 +335,7 @@ def move_pointer(
         if not is_allowed:
             refuse("pointer-arithmetic", slot, f"r{dst} is {pointer.type_name}, which does not move", dst)
     _check_amount(slot, dst, pointer, offset)
+    plan = speculation.before_move(v, state, slot, insn, pointer, amount, is_reversed=is_reversed)
     if op == ADD:
         moved = _add(v, pointer, offset)
     elif op == SUB:
@@ -344,6 +347,7 @@ def move_pointer(
     else:
         refuse("pointer-arithmetic", slot, f"r{dst}: a pointer can only be added to and subtracted from", dst)
     _check_moved(slot, dst, moved)
+    speculation.after_move(v, state, slot, insn, moved, plan)
     return moved
 
 

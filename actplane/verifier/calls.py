@@ -20,6 +20,7 @@ from actplane.verifier.helper_table import (
     BOUNDED_RESULT,
     CASTS,
     CHANGES_PACKET,
+    PRIVILEGED,
     SLEEPS,
     Prototype,
     parse_argument,
@@ -108,6 +109,8 @@ def _forbidden(v: Verification, helper: int) -> tuple[str, str] | None:
         allowed |= {HelperId.bpf_setsockopt, HelperId.bpf_getsockopt}
     if allowed is None or helper not in allowed:
         return "helper-not-allowed", f"a {prog} program may not call {name}"
+    if helper in PRIVILEGED and not v.is_privileged:
+        return "privileged-only", f"{name} is for privileged programs only"
     if helper in GPL_ONLY_IDS and not v.is_gpl:
         return "gpl-required", f"{name} is for GPL-compatible programs only"
     if helper in SLEEPS and not v.is_sleepable:

@@ -16,8 +16,9 @@ from actplane.verifier.checkpoint import Checkpoint, mark_read
 from actplane.verifier.dispatch import compile_insn
 from actplane.verifier.flow import CALLER_SAVED
 from actplane.verifier.log import logged
-from actplane.verifier.pruning import EXACT, NOT_EXACT, RANGE_WITHIN, states_equal
+from actplane.verifier.pruning import ALL_FRAMES, EXACT, NOT_EXACT, RANGE_WITHIN, states_equal
 from actplane.verifier.refusals import refuse
+from actplane.verifier.speculation import guarded
 from actplane.verifier.state import ITER, State
 from actplane.verifier.values import Scalar
 from actplane.verifier.verification import END, Handler, Verification
@@ -82,7 +83,7 @@ class Engine:
                 self.state = state = following
 
     def _compile(self, slot: int) -> Handler:
-        handler = compile_insn(self.v, slot)
+        handler = guarded(self.v, slot, compile_insn(self.v, slot))
         return logged(self.v, slot, handler) if self.v.options.wants_log else handler
 
     def _end_path(self, state: State) -> State | None:
@@ -119,7 +120,7 @@ class Engine:
             else:
                 # What frames of an open loop need is not complete; a callback's own frame is gone by then.
                 depth = self._open_loop_depth(old)
-                if states_equal(old, state, RANGE_WITHIN if depth else NOT_EXACT, depth):
+                if states_equal(old, state, *self._strictness(depth)):
                     if depth:
                         self._back_edges.append((old, state.copy()))
                     return self._accept_cover(old, state)
@@ -135,6 +136,12 @@ class Engine:
         if wants_new:
             self._keep(state, kept)
         return False
+
+    def _strictness(self, depth: int) -> tuple[int, int]:
+        """Return how, and for how many frames, a state must be like a checkpoint in `depth` frames of open loops."""
+        if depth:
+            return RANGE_WITHIN, depth
+        return (EXACT, ALL_FRAMES) if self.v.masks_ranges else (NOT_EXACT, 0)
 
     def _is_recent(self) -> bool:
         """Whether the last checkpoint is so near that a loop should not keep another."""
@@ -229,6 +236,10 @@ class Engine:
                 after = state.frames[index + 1].call_slot + 1
                 live.append(self.code.live[after] & ~CALLER_SAVED if after < self.code.size else 0)
         checkpoint = Checkpoint(state.copy(), live, state.written[:])
+        if not self.v.tracks_precision:
+            # Without privileges every number matters.
+            checkpoint.precise_regs = [-1] * len(state.frames)
+            checkpoint.precise_slots = [-1] * len(state.frames)
         self._numbers += 1
         checkpoint.number = self._numbers
         kept.append(checkpoint)

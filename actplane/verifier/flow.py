@@ -75,7 +75,7 @@ class Code:
     functions that the kernel calls, beside the entry.
     """
 
-    def __init__(self, insns: Sequence[Insn], *, has_back_edges: bool = True, roots: Sequence[int] = ()) -> None:
+    def __init__(self, insns: Sequence[Insn], *, allows_loops: bool = True, roots: Sequence[int] = ()) -> None:
         self.at: list[Insn | None] = []
         for insn in insns:
             self.at.append(insn)
@@ -92,7 +92,9 @@ class Code:
         self.may_gotos: set[int] = set()
         self.iter_next: set[int] = set()
         self._mark()
-        self._check_reachable(has_back_edges)
+        self._check_reachable()
+        if not allows_loops:
+            self._refuse_loops()
         self.live = self._find_live()
 
     def is_function(self, slot: int) -> bool:
@@ -183,13 +185,11 @@ class Code:
         self.prune.add(slot)
         self.checkpoint.add(slot)
 
-    def _check_reachable(self, has_back_edges: bool) -> None:
+    def _check_reachable(self) -> None:
         seen = bytearray(self.size)
         work = [0, *self.roots]
         for root in work:
             seen[root] = 1
-        if not has_back_edges:
-            self._refuse_back_edges()
         while work:
             slot = work.pop()
             insn = self.at[slot]
@@ -210,13 +210,23 @@ class Code:
             if insn is not None and not seen[slot]:
                 refuse("unreachable", slot, f"no path reaches the instruction at slot {slot}")
 
-    def _refuse_back_edges(self) -> None:
-        for slot, insn in enumerate(self.at):
-            if insn is None or insn.code & CLASS_MASK not in (JMP, JMP32) or insn.code in (CALL, EXIT):
+    def _refuse_loops(self) -> None:
+        """Refuse a way from a slot back to itself, by a walk that goes as deep as it can first."""
+        ways: list[tuple[int, list[int]]] = [(0, list(self.successors(0)))]
+        open_slots, done = {0}, set[int]()
+        while ways:
+            slot, targets = ways[-1]
+            if not targets:
+                ways.pop()
+                open_slots.discard(slot)
+                done.add(slot)
                 continue
-            for target in self.successors(slot):
-                if target <= slot:
-                    refuse("loop-not-allowed", slot, f"the jump from slot {slot} back to slot {target} makes a loop")
+            target = targets.pop()
+            if target in open_slots:
+                refuse("loop-not-allowed", slot, f"the jump from slot {slot} back to slot {target} makes a loop")
+            if target not in done and target < self.size and self.at[target] is not None:
+                open_slots.add(target)
+                ways.append((target, list(self.successors(target))))
 
     def _find_live(self) -> list[int]:
         """

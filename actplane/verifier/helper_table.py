@@ -242,6 +242,17 @@ class Arg(NamedTuple):
     detail: str
 
 
+PRIVILEGED: Final = frozenset(
+    HelperId[f"bpf_{name}"]
+    for name in """spin_lock spin_unlock jiffies64 per_cpu_ptr this_cpu_ptr timer_init timer_set_callback timer_start
+    timer_cancel kptr_xchg for_each_map_elem loop user_ringbuf_drain ringbuf_reserve_dynptr ringbuf_submit_dynptr
+    ringbuf_discard_dynptr dynptr_from_mem dynptr_read dynptr_write dynptr_data cgrp_storage_get cgrp_storage_delete
+    trace_printk get_current_task get_current_task_btf probe_read_user probe_read_kernel probe_read_user_str
+    probe_read_kernel_str task_pt_regs snprintf_btf snprintf trace_vprintk""".split()  # noqa: SIM905
+)
+"""Helpers of all kinds of programs that need CAP_BPF or CAP_PERFMON."""
+
+
 class Prototype(NamedTuple):
     """A helper's prototype."""
 

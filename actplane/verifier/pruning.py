@@ -31,6 +31,8 @@ NOT_EXACT: Final = 0
 RANGE_WITHIN: Final = 1
 EXACT: Final = 2
 
+ALL_FRAMES: Final = 8
+
 
 class IdMap:
     """Which ids of the old state stand for which of the new one. One to one."""
@@ -64,7 +66,7 @@ class IdMap:
         return self.match(old, new)
 
 
-def states_equal(old: Checkpoint, new: State, exact: int, exact_frames: int = 99) -> bool:
+def states_equal(old: Checkpoint, new: State, exact: int, exact_frames: int = ALL_FRAMES) -> bool:
     """
     Whether every continuation that was safe from the checkpoint is safe from a state. Frames from
     `exact_frames` on are compared with NOT_EXACT.
@@ -72,7 +74,7 @@ def states_equal(old: Checkpoint, new: State, exact: int, exact_frames: int = 99
     kept = old.state
     if len(kept.frames) != len(new.frames):
         return False
-    if kept.in_sleepable != new.in_sleepable:
+    if kept.in_sleepable != new.in_sleepable or (kept.speculative and not new.speculative):
         return False
     ids = IdMap()
     if not _same_refs(kept, new, ids):

@@ -191,6 +191,16 @@ CATALOGUE: Final[dict[str, Reason]] = _catalogue(
     Reason("return-value", "A return value that is not allowed", "set r0 to a value in the range of this hook"),
     Reason("attach", "This program cannot attach there", "check the attach type, the target and the kernel's version"),
     Reason(
+        "speculation",
+        "A pointer that speculation could lead out of its memory",
+        "mask or compare the number before it moves the pointer, alike on all paths; or load with privileges",
+    ),
+    Reason(
+        "privileged-only",
+        "Something that only privileged programs may do",
+        "load the program with CAP_BPF, or do without it",
+    ),
+    Reason(
         "arena-not-modelled", "An arena, which this mirror does not model", "ask a kernel; the mirror knows no arenas"
     ),
     Reason("unsupported", "Beyond this mirror", "ask a kernel; the mirror does not model this"),

@@ -108,6 +108,8 @@ def write_fixed(
     assert state.trace is not None
     state.trace = (state.trace[0], ("stack", frame.index, index), state.trace[2])
     kept = frame.stack.get(index)
+    if not v.is_privileged and (isinstance(value, Pointer) or _hides_a_value(kept, first, size)):
+        v.barriers_behind.add(slot)
     is_part = kept is not None and kept.kinds[0] == SPILL and size != 8
     if is_part and kept is not None and isinstance(kept.value, Pointer) and not v.is_privileged:
         refuse("stack-pointer-corruption", slot, "part of a spilled pointer is overwritten")
@@ -135,6 +137,11 @@ def write_fixed(
         v.mark_precise(state, source)
     kinds[first : first + size] = bytes([NOUGHT if is_zero else MISC]) * size
     frame.put(index, Slot(bytes(kinds)))
+
+
+def _hides_a_value(kept: Slot | None, first: int, size: int) -> bool:
+    """Whether a store overwrites what a load might see from before it, if it is carried out too early."""
+    return kept is None or any(kind not in (MISC, NOUGHT) for kind in kept.kinds[first : first + size])
 
 
 def _spill(frame: Frame, index: int, value: Value, size: int) -> None:

@@ -167,6 +167,7 @@ class State:
         "rcu_depth",
         "refs",
         "slot",
+        "speculative",
         "steps",
         "trace",
         "written",
@@ -188,6 +189,8 @@ class State:
         self.trace: Trace | None = None
         self.steps: Any = None
         """The branches taken since the start, newest first: (slot, text, older)."""
+        self.speculative = False
+        """Whether the processor would come here only before it knows better."""
         self.written: list[int] = []
         """Stack slots written in full since the last checkpoint: one mask of bits for each frame."""
 
@@ -206,6 +209,7 @@ class State:
         twin.parent = self.parent
         twin.trace = self.trace
         twin.steps = self.steps
+        twin.speculative = self.speculative
         twin.written = self.written[:]
         return twin
 

@@ -81,6 +81,13 @@ class Verification:
         """What kind of pointer each load or store was used with."""
         self.pending: list[State] = []
         """Branches that wait to be walked, the next one last."""
+        self.masks: dict[int, Any] = {}
+        """How numbers are masked for speculation, by slot: see `speculation`."""
+        self.masks_ranges = False
+        """Whether one of them is not a constant, so that no other state may stand for one with another range."""
+        self.barriers: set[int] = set()
+        """Slots that speculation does not reach, and those that it does not go on from."""
+        self.barriers_behind: set[int] = set()
         self._ids = 0
 
     def new_id(self) -> int:

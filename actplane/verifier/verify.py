@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
+from actplane.asm.isa import CALL, LD_IMM64, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC_CALL
 from actplane.asm.program import MapSpec, Program
 from actplane.asm.uapi import AttachType, ProgType
 from actplane.verifier import (
@@ -67,7 +68,7 @@ def verify(
         thrown = exceptions.find_callback(own, profile)
         subject.notes["exception_callback"] = thrown
         roots = () if thrown is None else (thrown,)
-        code = Code(program.insns, has_back_edges=options.is_privileged and profile.at_least(5, 3), roots=roots)
+        code = Code(program.insns, allows_loops=options.is_privileged, roots=roots)
         subject.attach = attach.find(program, types, profile)
         engine = Engine(Verification(subject, code, profile, options))
         map_rules.check_maps(engine.v)
@@ -120,6 +121,8 @@ def _check_program(program: Program, profile: KernelProfile, options: Options) -
     if not program.insns:
         refuse("falls-off-end", -1, "the program has no instructions")
     limit = profile.max_program_slots if options.is_privileged else UNPRIVILEGED_SLOTS
+    if not options.is_privileged:
+        _check_unprivileged(program)
     if program.slots > limit:
         refuse("program-too-large", -1, f"{program.slots} instructions, {limit} are allowed")
     kind, target = program.prog_type, program.attach_type
@@ -132,6 +135,22 @@ def _check_program(program: Program, profile: KernelProfile, options: Options) -
             refuse("sleeping", -1, "only fentry, fexit, fmod_ret, lsm, iter, uprobe and struct_ops programs may sleep")
     if kind is ProgType.BPF_PROG_TYPE_SYSCALL and not program.is_sleepable:
         refuse("sleeping", -1, "a syscall program must be sleepable")
+
+
+_UNPRIVILEGED_TYPES: Final = frozenset({ProgType.BPF_PROG_TYPE_SOCKET_FILTER, ProgType.BPF_PROG_TYPE_CGROUP_SKB})
+
+
+def _check_unprivileged(program: Program) -> None:
+    """Refuse kinds of programs, and calls, that need CAP_BPF."""
+    if program.prog_type not in _UNPRIVILEGED_TYPES:
+        kind = program.prog_type.name.removeprefix("BPF_PROG_TYPE_")
+        refuse("privileged-only", -1, f"a {kind} program is for privileged users only")
+    slot = 0
+    for insn in program.insns:
+        is_function = insn.code == LD_IMM64 and insn.src == PSEUDO_FUNC
+        if is_function or (insn.code == CALL and insn.src in (PSEUDO_CALL, PSEUDO_KFUNC_CALL)):
+            refuse("privileged-only", slot, "functions, of the program or of the kernel, are for privileged users only")
+        slot += insn.slots
 
 
 def _refusal(engine: Engine | None, program: Program, refused: Refused) -> Refusal:
