@@ -205,6 +205,9 @@ def _check_special(v: Verification, state: State, call: Call, helper: int) -> No
     if helper == TAIL_CALL:
         refs.check_nothing_held(v, state, call.slot, "tail call", is_exit=False)
         v.subject.notes.setdefault("tail_calls", set()).add(v.code.function_of[call.slot])
+        known = v.subject.notes.setdefault("tail_maps", {}).setdefault(call.slot, call.map)
+        if known is not call.map and not v.is_privileged:
+            refuse("speculation", call.slot, "a tail call through one map or another, as the path may be", 2)
     elif call.name == "bpf_get_local_storage":
         flags = regs[2]
         if not (isinstance(flags, Scalar) and flags.range.is_const and flags.range.value == 0):
@@ -340,7 +343,7 @@ def _always_finds(v: Verification, state: State, call: Call) -> bool:
     facts, key = call.map, call.extra.get("key")
     if facts is None or facts.spec.type not in _ARRAYS or not v.profile.at_least(6, 14):
         return False
-    if not isinstance(key, Pointer) or key.kind is not Kind.STACK or not key.var.is_const:
+    if not v.is_privileged or not isinstance(key, Pointer) or key.kind is not Kind.STACK or not key.var.is_const:
         return False
     number = stack.constant_at(v, state, key, key.off + key.var.smin, 4)
     return number is not None and number < facts.spec.max_entries

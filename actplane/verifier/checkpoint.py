@@ -26,6 +26,7 @@ class Checkpoint:
         "precise_regs",
         "precise_slots",
         "read",
+        "reads_unwritten",
         "slot",
         "state",
         "trace",
@@ -42,6 +43,8 @@ class Checkpoint:
         self.written = written
         depth = len(state.frames)
         self.read = [0] * depth
+        self.reads_unwritten = True
+        """Whether the program may read stack that it never wrote."""
         self.precise_regs = [0] * depth
         self.precise_slots = [0] * depth
         self.hits = 0

@@ -86,7 +86,8 @@ def _listed_field(v: Verification, slot: int, reg: int, off: int, size: int, is_
     layout = context_tables.layout_of(prog, attach, v.profile.version)
     if layout is None:
         refuse("unsupported", slot, f"the context of {prog} programs is not modelled")
-    if not context_tables.is_allowed(layout, off, size, v.profile.version, is_write=is_write):
+    is_kept_back = layout == "cgroup_skb" and not v.is_privileged and _needs_privileges(off, is_write=is_write)
+    if is_kept_back or not context_tables.is_allowed(layout, off, size, v.profile.version, is_write=is_write):
         verb = "write" if is_write else "read"
         refuse("context-access", slot, f"r{reg}: a {prog} program may not {verb} {size} bytes at {off}", reg)
     if is_write:
@@ -98,6 +99,11 @@ def _listed_field(v: Verification, slot: int, reg: int, off: int, size: int, is_
         return UNKNOWN_SCALAR
     id_ = v.new_id() if found.flags & Flag.NULL else 0
     return Pointer(found.kind, flags=found.flags, id=id_)
+
+
+def _needs_privileges(off: int, *, is_write: bool) -> bool:
+    """Whether a field of the socket buffer is for privileged programs: data, data_end, and setting tstamp."""
+    return 76 <= off < 84 or (is_write and 152 <= off < 160)
 
 
 def _netfilter_field(v: Verification, off: int) -> Value:

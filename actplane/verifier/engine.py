@@ -236,6 +236,7 @@ class Engine:
                 after = state.frames[index + 1].call_slot + 1
                 live.append(self.code.live[after] & ~CALLER_SAVED if after < self.code.size else 0)
         checkpoint = Checkpoint(state.copy(), live, state.written[:])
+        checkpoint.reads_unwritten = self.v.allows_uninitialized_stack
         if not self.v.tracks_precision:
             # Without privileges every number matters.
             checkpoint.precise_regs = [-1] * len(state.frames)

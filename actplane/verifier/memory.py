@@ -446,6 +446,8 @@ def _compile_atomic(v: Verification, slot: int, insn: Insn) -> Handler:
             refuse("uninitialized-register", slot, "r0 is read before it is set", 0)
         if isinstance(value, Pointer) and not v.is_privileged:
             refuse("pointer-leak", slot, f"r{src} is a pointer and would be stored", src)
+        if op == CMPXCHG and isinstance(regs[0], Pointer) and not v.is_privileged:
+            refuse("pointer-leak", slot, "r0 is a pointer and would be compared with memory", 0)
         assert base is not None
         _check_atomic_base(v, slot, dst, base)
         fetched = 0 if op == CMPXCHG else src if op & FETCH else -1

@@ -132,18 +132,19 @@ def _stacks_equal(old: Checkpoint, index: int, frame: Frame, other: Frame, ids: 
         twin = other.stack.get(i)
         if twin is slot and not isinstance(slot.value, Scalar | Pointer):
             continue
-        if not _slot_covers(slot, twin, ids, bool(precise >> i & 1), exact):
+        if not _slot_covers(slot, twin, ids, bool(precise >> i & 1), exact, old.reads_unwritten):
             return False
     return True
 
 
-def _slot_covers(old: Slot, new: Slot | None, ids: IdMap, is_precise: bool, exact: int) -> bool:
+def _slot_covers(old: Slot, new: Slot | None, ids: IdMap, is_precise: bool, exact: int, reads_unwritten: bool) -> bool:
     kinds = old.kinds
     if new is None:
         # Nothing written there now. What was unknown bytes may be read as uninitialised ones.
-        return exact != EXACT and all(kind in (INVALID, MISC) for kind in kinds)
+        needless = (INVALID, MISC) if reads_unwritten else (INVALID,)
+        return exact != EXACT and all(kind in needless for kind in kinds)
     if exact != EXACT:
-        one, two = as_scalar(old), as_scalar(new)
+        one, two = as_scalar(old, reads_unwritten), as_scalar(new, reads_unwritten)
         if one is not None and two is not None and not (kinds == ALL_MISC and new.kinds == ALL_MISC):
             return value_covers(one, two, ids, is_precise, exact)
     for mine, theirs in zip(kinds, new.kinds, strict=True):
@@ -151,7 +152,7 @@ def _slot_covers(old: Slot, new: Slot | None, ids: IdMap, is_precise: bool, exac
             if exact == EXACT and theirs != INVALID:
                 return False
             continue
-        if mine == MISC and exact != EXACT and theirs in (INVALID, NOUGHT, MISC):
+        if mine == MISC and exact != EXACT and (theirs in (NOUGHT, MISC) or (theirs == INVALID and reads_unwritten)):
             continue
         if mine == MISC and exact != EXACT and theirs == SPILL and isinstance(new.value, Scalar):
             continue
@@ -176,11 +177,11 @@ def _slot_covers(old: Slot, new: Slot | None, ids: IdMap, is_precise: bool, exac
     return True
 
 
-def as_scalar(slot: Slot) -> Scalar | None:
+def as_scalar(slot: Slot, reads_unwritten: bool = True) -> Scalar | None:
     """Return the number that all 8 bytes of a slot hold, if it is one."""
     if slot.kinds.count(SPILL) == 8:
         return slot.value if isinstance(slot.value, Scalar) else None
-    if all(kind in (INVALID, MISC) for kind in slot.kinds):
+    if all(kind == MISC or (kind == INVALID and reads_unwritten) for kind in slot.kinds):
         return UNKNOWN_SCALAR
     return None
 
