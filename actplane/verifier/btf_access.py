@@ -104,7 +104,7 @@ def access(
     is_alloc = bool(base.flags & Flag.ALLOC)
     if not v.is_privileged:
         refuse("struct-access", slot, f"r{reg}: struct {name} is accessible to privileged programs only", reg)
-    if not v.is_gpl and not is_alloc:
+    if not v.is_gpl and not is_alloc and v.profile.at_least(6, 2):
         refuse("gpl-required", slot, f"struct {name} is accessible to GPL-compatible programs only", reg)
     if off < 0:
         refuse("struct-access", slot, f"r{reg}: negative offset {off} in struct {name}", reg)
@@ -157,8 +157,6 @@ def _flags_after(v: Verification, state: State, base: Pointer, name: str, found:
 
 
 def _may_write(v: Verification, name: str, base: Pointer, off: int, size: int) -> bool:
-    if v.prog_type.name == "BPF_PROG_TYPE_STRUCT_OPS":
-        return name in ("tcp_sock", "sock", "inet_connection_sock", "task_struct")
     if v.prog_type.name in ("BPF_PROG_TYPE_SCHED_CLS", "BPF_PROG_TYPE_XDP") and name in ("nf_conn", "nf_conn___init"):
         types = base.types
         assert types is not None

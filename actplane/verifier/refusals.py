@@ -201,6 +201,11 @@ CATALOGUE: Final[dict[str, Reason]] = _catalogue(
         "load the program with CAP_BPF, or do without it",
     ),
     Reason(
+        "target-not-modelled",
+        "A program whose target this mirror does not model",
+        "ask a kernel; the mirror knows neither EXT nor struct_ops programs",
+    ),
+    Reason(
         "arena-not-modelled", "An arena, which this mirror does not model", "ask a kernel; the mirror knows no arenas"
     ),
     Reason("unsupported", "Beyond this mirror", "ask a kernel; the mirror does not model this"),

@@ -106,12 +106,16 @@ def _walk_called(engine: Engine) -> None:
     v.subject.notes["walking_global"] = False
 
 
+_UNMODELLED: Final = {
+    ProgType.BPF_PROG_TYPE_EXT: "an EXT program replaces a function of another program, which is not given",
+    ProgType.BPF_PROG_TYPE_STRUCT_OPS: "a struct_ops program is a member of a kernel struct, which is not given",
+}
+
 _SLEEPABLE_TYPES: Final = frozenset(
     {
         ProgType.BPF_PROG_TYPE_TRACING,
         ProgType.BPF_PROG_TYPE_LSM,
         ProgType.BPF_PROG_TYPE_KPROBE,
-        ProgType.BPF_PROG_TYPE_STRUCT_OPS,
         ProgType.BPF_PROG_TYPE_SYSCALL,
     }
 )
@@ -126,6 +130,8 @@ def _check_program(program: Program, profile: KernelProfile, options: Options) -
     if program.slots > limit:
         refuse("program-too-large", -1, f"{program.slots} instructions, {limit} are allowed")
     kind, target = program.prog_type, program.attach_type
+    if kind in _UNMODELLED:
+        refuse("target-not-modelled", -1, _UNMODELLED[kind])
     if program.is_sleepable:
         is_sleepable_point = kind in _SLEEPABLE_TYPES and target not in (
             AttachType.BPF_TRACE_RAW_TP,
