@@ -114,8 +114,7 @@ class Btf:
     def _names(self) -> bytes:
         """The name offset of each type, 4 bytes each, to be searched."""
         words = memoryview(self._types).cast("I")
-        names = [words[at] for at in self._offsets]
-        names[0] = 0
+        names = [0, *(words[at] for at in self._offsets[1:])]
         return struct.pack(f"<{len(names)}I", *names)
 
     def __len__(self) -> int:

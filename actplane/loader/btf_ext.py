@@ -82,6 +82,10 @@ def read_btf_ext(data: bytes, btf: Btf) -> BtfExt:
         }
     except struct.error as error:
         raise DecodeError(f".BTF.ext is cut off: {error}") from error
+    named = {type_id for rows in functions.values() for type_id in rows.values()}
+    named.update(record.type_id for records in relocations.values() for record in records)
+    if max(named, default=0) >= len(btf):
+        raise DecodeError(f".BTF.ext: got type {max(named)}, expected less than {len(btf)}")
     return BtfExt(functions, lines, relocations)
 
 

@@ -179,6 +179,8 @@ def _field_value(access: Access, step: Step) -> Value:
 
 def _load_of_bits(access: Access, size: int, bits: int) -> tuple[int, int]:
     """Return the offset and size of the smallest aligned load that has all of a bit field in it."""
+    if not size:
+        raise CoreError(f"CO-RE relocation, {access.kind.words} of {access}: a bit field of a type without a size")
     at = access.offset_bits // 8 // size * size
     while access.offset_bits + bits - at * 8 > size * 8:
         if size >= _WIDEST_BYTES:

@@ -18,7 +18,7 @@ from actplane.asm.program import MapSpec, Object
 from actplane.loader.btf import Btf
 from actplane.loader.btf_ext import BtfExt, read_btf_ext
 from actplane.loader.btf_types import Kind
-from actplane.loader.elf_btf import with_places
+from actplane.loader.elf_btf import read_object_btf
 from actplane.loader.elf_externs import KCONFIG, Externs, Target, find_externs, option_contents
 from actplane.loader.elf_file import ElfFile, read_elf_file
 from actplane.loader.elf_functions import Functions, find_functions
@@ -104,6 +104,6 @@ def read_elf(data: bytes, name: str) -> ElfObject:
     """
     elf = read_elf_file(data, name)
     types, ext = elf.section(".BTF"), elf.section(".BTF.ext")
-    btf = Btf(with_places(types.data, elf)) if types is not None else None
+    btf = read_object_btf(types.data, elf) if types is not None else None
     records = read_btf_ext(ext.data, btf) if ext is not None and btf is not None else BtfExt()
     return ElfObject(elf, btf, records, find_functions(elf, records), find_externs(elf, btf))

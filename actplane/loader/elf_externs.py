@@ -23,6 +23,8 @@ from actplane.loader.elf_file import ElfError, ElfFile, Symbol, SymbolKind
 KCONFIG: Final = ".kconfig"
 KSYMS: Final = ".ksyms"
 
+MOST_OPTION_BYTES: Final = 1 << 20
+
 UNKNOWN_ADDRESS: Final = 0xFFFFFFFF_81000000
 """Stands for the address of a variable without a type, where the kernel's symbols cannot be read."""
 
@@ -124,6 +126,8 @@ def _placed(found: list[Extern], btf: Btf) -> Externs:
     # libbpf numbers the others behind the options, and has a program call that number if one is missing.
     others = (extern for extern in found if not extern.is_option)
     placed.update((extern.name, extern) for extern in sorted(others, key=lambda extern: extern.name))
+    if end > MOST_OPTION_BYTES:
+        raise ElfError(f"options of the kernel's configuration: got {end} bytes, expected {MOST_OPTION_BYTES} or less")
     return Externs(placed, end)
 
 

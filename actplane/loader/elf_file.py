@@ -22,6 +22,9 @@ SHF_EXECINSTR = 4
 
 EM_BPF = 247
 
+MOST_BYTES = (1 << 32) - 1
+"""No place in a section is further from its start: BTF and instructions have 32 bits for it."""
+
 
 class ElfError(ActplaneError):
     """A file is not an eBPF object, or has something in it that makes no sense."""
@@ -117,10 +120,10 @@ def read_elf_file(data: bytes, name: str) -> ElfFile:
     try:
         symbols = _symbols(elf)
         return ElfFile(name, _sections(elf, symbols, name), symbols)
+    except ElfError:
+        raise
     except Exception as error:
-        # pyelftools raises errors of its own and of construct's for what is cut off or out of range.
-        if isinstance(error, ActplaneError | MemoryError):
-            raise
+        # For what is cut off or out of range, pyelftools raises errors of its own, of construct's and of Python's.
         raise ElfError(f"{name}: the ELF file is damaged: {error}") from error
 
 
@@ -153,6 +156,8 @@ def _symbols(elf: Any) -> list[Symbol]:
     found = []
     for symbol in table.iter_symbols():
         index = symbol["st_shndx"]
+        if symbol["st_value"] > MOST_BYTES:
+            raise ElfError(f"symbol {symbol.name}: got a place of {symbol['st_value']}, expected less than 4 GiB")
         found.append(
             Symbol(
                 symbol.name,
@@ -184,6 +189,8 @@ def _sections(elf: Any, symbols: Sequence[Symbol], name: str) -> dict[int, ElfSe
         data = b"" if is_empty else bytes(section.data())
         if not is_empty and len(data) != section["sh_size"]:
             raise ElfError(f"{name}: section {section.name} is cut off: got {len(data)} bytes")
+        if section["sh_size"] > MOST_BYTES:
+            raise ElfError(f"{name}: section {section.name}: got {section['sh_size']} bytes, expected less than 4 GiB")
         rows = sorted(tables.get(index, ()), key=lambda row: row[0])
         found[index] = ElfSection(index, section.name, section["sh_flags"], section["sh_size"], data, rows)
     return found

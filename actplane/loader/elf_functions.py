@@ -10,6 +10,7 @@ import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from actplane.asm.isa import LD_IMM64
 from actplane.loader.btf_ext import BtfExt, CoreRecord, LineInfo
 from actplane.loader.elf_file import ElfError, ElfFile, ElfSection, Symbol, SymbolKind
 
@@ -92,6 +93,8 @@ def _function(elf: ElfFile, section: ElfSection, symbol: Symbol, ext: BtfExt) ->
             f"{elf.name}: function {symbol.name}: it is static, and section {section.name} holds programs\n"
             "    hint: a program must be visible; a static function that is called belongs to no SEC()"
         )
+    if section.data[end - SLOT_BYTES] == LD_IMM64:
+        raise ElfError(f"{elf.name}: function {symbol.name}: it ends in the middle of an ld_imm64")
     relocations = {(at - start) // SLOT_BYTES: each for at, each in section.relocations if start <= at < end}
     core = [
         ((each.offset_bytes - start) // SLOT_BYTES, each)
