@@ -27,6 +27,7 @@ from actplane.asm.isa import (
     X,
 )
 from actplane.verifier import arith, speculation
+from actplane.verifier.division import divide
 from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
 from actplane.verifier.scalar import (
@@ -239,6 +240,7 @@ def _compile_binary(v: Verification, slot: int, insn: Insn) -> Handler:
     # Some kernels forget even that a 32-bit operation clears the upper half.
     forgets_half = not is_wide and v.profile.at_least(6, 9) and not v.profile.at_least(7, 0)
     may_fork = op in (AND, OR) and not is_register and v.profile.at_least(6, 18)
+    divides = op in (DIV, MOD) and v.profile.at_least(7, 0)
     following = slot + 1
 
     def compute(state: State) -> int:
@@ -251,7 +253,9 @@ def _compile_binary(v: Verification, slot: int, insn: Insn) -> Handler:
         if left.__class__ is Scalar and right.__class__ is Scalar:
             if not v.is_privileged:
                 speculation.add_numbers(v, slot, insn)
-            if forgets_half and not arith.is_computable(op, is_wide, right.range):
+            if divides:
+                result = divide(op, is_wide, bool(insn.off), left.range, right.range)
+            elif forgets_half and not arith.is_computable(op, is_wide, right.range):
                 result = UNKNOWN
             else:
                 result = arith.apply(op, is_wide, left.range, right.range)

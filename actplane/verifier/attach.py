@@ -6,7 +6,7 @@ arguments and what it returns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from actplane.asm.program import Program
 from actplane.asm.uapi import AttachType, ProgType
@@ -104,12 +104,29 @@ class AttachPoint:
     """Whether the context holds the return value after the arguments (fexit, fmod_ret)."""
 
 
+_TYPES_SINCE: Final[dict[Any, tuple[int, int]]] = {
+    ProgType.BPF_PROG_TYPE_SYSCALL: (5, 14),
+    ProgType.BPF_PROG_TYPE_NETFILTER: (6, 4),
+}
+_ATTACH_TYPES_SINCE: Final[dict[Any, tuple[int, int]]] = {
+    AttachType.BPF_LSM_CGROUP: (6, 0),
+    AttachType.BPF_CGROUP_UNIX_CONNECT: (6, 7),
+    AttachType.BPF_CGROUP_UNIX_SENDMSG: (6, 7),
+    AttachType.BPF_CGROUP_UNIX_RECVMSG: (6, 7),
+    AttachType.BPF_CGROUP_UNIX_GETPEERNAME: (6, 7),
+    AttachType.BPF_CGROUP_UNIX_GETSOCKNAME: (6, 7),
+}
+
+
 def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -> AttachPoint | None:
     """
     Return what a TRACING or LSM program is attached to; None for other kinds of program.
 
     Raises: Refused if the name is missing, not in BTF, or not one that this kind may attach to.
     """
+    for kind, since in ((program.prog_type, _TYPES_SINCE), (program.attach_type, _ATTACH_TYPES_SINCE)):
+        if kind in since and not profile.at_least(*since[kind]):
+            refuse("attach", -1, f"kernels know {kind.name} since Linux {since[kind][0]}.{since[kind][1]}")
     if program.prog_type not in BTF_ATTACHED:
         return None
     name = program.attach_to
@@ -144,10 +161,14 @@ _ITER_BUFFERS: Final = {
     ("bpf_sk_storage_map", 3): Flag.NULL,
 }
 
-# Functions that tracing programs may not attach to, and those that never return.
-_UNTRACEABLE: Final = frozenset(
-    {"migrate_disable", "migrate_enable", "rcu_read_unlock_strict", "__rcu_read_lock", "__rcu_read_unlock"}
-)
+# Functions that tracing programs may not attach to, since when, and those that never return.
+_UNTRACEABLE: Final = {
+    "migrate_disable": (5, 13),
+    "migrate_enable": (5, 13),
+    "rcu_read_unlock_strict": (5, 13),
+    "__rcu_read_lock": (6, 4),
+    "__rcu_read_unlock": (6, 4),
+}
 _NEVER_RETURN: Final = frozenset(
     {
         "do_exit",
@@ -165,11 +186,15 @@ def _check_function(program: Program, name: str, profile: KernelProfile) -> None
     target = program.attach_type
     if target in (AttachType.BPF_TRACE_RAW_TP, AttachType.BPF_TRACE_ITER):
         return
-    if profile.at_least(6, 1) and name in _UNTRACEABLE:
+    if name in _UNTRACEABLE and profile.at_least(*_UNTRACEABLE[name]):
         refuse("attach", -1, f"the kernel function {name} cannot be traced")
-    if target in (AttachType.BPF_TRACE_FEXIT, AttachType.BPF_MODIFY_RETURN) and name in _NEVER_RETURN:
+    is_last = target in (AttachType.BPF_TRACE_FEXIT, AttachType.BPF_MODIFY_RETURN)
+    if is_last and name in _NEVER_RETURN and profile.at_least(6, 12):
         refuse("attach", -1, f"the kernel function {name} never returns")
-    is_test = name.startswith(("bpf_modify_return_test", "bpf_fentry_test", "update_socket_protocol"))
+    # Before 6.2 these needed a kernel built with error injection.
+    is_test = profile.at_least(6, 2) and name.startswith(
+        ("bpf_modify_return_test", "bpf_fentry_test", "update_socket_protocol")
+    )
     if target is AttachType.BPF_MODIFY_RETURN and not is_test and not name.startswith("security_"):
         refuse("attach", -1, f"the return value of the kernel function {name} cannot be modified")
     # Where the kernel is built with error injection, system calls may be traced by programs that sleep.

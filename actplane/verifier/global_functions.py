@@ -116,6 +116,8 @@ def _parameter(v: Verification, types: TypeProvider, type_id: int, tags: set[str
         return Parameter("scalar")
     if found is None or found.kind != BtfKind.PTR:
         return "is neither a number nor a pointer"
+    if not v.profile.at_least(6, 8):
+        tags = set()
     if "arg:ctx" in tags:
         return Parameter("context")
     if "arg:arena" in tags:

@@ -34,8 +34,8 @@ def since(insn: Insn) -> tuple[int, int]:
     """
     Return the kernel version that first accepted an instruction; (0, 0) if every kernel we know does.
 
-    Source: the kernel's history: BPF ISA v3 atomics 5.12, ISA v4 6.6, address spaces and may_goto
-    6.9, load-acquire and store-release 6.15 (on x86), indirect jumps 6.19.
+    Source: the kernel's history: BPF ISA v3 atomics 5.12, ISA v4 6.6 (of that, Debian's 6.1 has the
+    long jump), address spaces and may_goto 6.9, load-acquire and store-release 6.15 (on x86), indirect jumps 6.19.
 
     >>> since(Insn(0xD7, 1, imm=64))
     (6, 6)
@@ -47,7 +47,7 @@ def since(insn: Insn) -> tuple[int, int]:
         return (6, 6)
     if kind == STX and insn.code & MODE_MASK == ATOMIC and insn.imm:
         return (6, 15) if insn.imm in _LOAD_ACQUIRE_STORE_RELEASE else (5, 12)
-    return {_GOTOL: (6, 6), _GOTOX: (6, 19), _MAY_GOTO: (6, 9)}.get(insn.code, _ALWAYS)
+    return {_GOTOL: (6, 1), _GOTOX: (6, 19), _MAY_GOTO: (6, 9)}.get(insn.code, _ALWAYS)
 
 
 def _alu_since(insn: Insn, kind: int, operation: int) -> tuple[int, int]:

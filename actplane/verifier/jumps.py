@@ -154,7 +154,7 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
                 else:
                     v.mark_precise(state, dst)
         else:
-            outcome = _decide_pointers(op, is_wide, left, right)
+            outcome = _decide_pointers(v, op, is_wide, left, right)
             if outcome is not None:
                 if isinstance(right, Scalar) and is_register:
                     v.mark_precise(state, src)
@@ -247,11 +247,11 @@ def _note_links(state: State, left: Scalar, right: Scalar, dst: int, src: int) -
         state.trace = (state.trace[0], ("linked", tuple(members)), state.trace[2])
 
 
-def _decide_pointers(op: int, is_wide: bool, left: Value, right: Value) -> bool | None:
+def _decide_pointers(v: Verification, op: int, is_wide: bool, left: Value, right: Value) -> bool | None:
     if isinstance(left, Pointer) and isinstance(right, Scalar):
-        return _decide_null(op, is_wide, left, right)
+        return _decide_null(v, op, is_wide, left, right)
     if isinstance(right, Pointer) and isinstance(left, Scalar):
-        return _decide_null(compare.SWAPPED[op], is_wide, right, left)
+        return _decide_null(v, compare.SWAPPED[op], is_wide, right, left)
     assert isinstance(left, Pointer)
     assert isinstance(right, Pointer)
     if not is_wide:
@@ -292,12 +292,13 @@ def is_never_null(pointer: Pointer) -> bool:
     return False
 
 
-def _decide_null(op: int, is_wide: bool, pointer: Pointer, number: Scalar) -> bool | None:
+def _decide_null(v: Verification, op: int, is_wide: bool, pointer: Pointer, number: Scalar) -> bool | None:
     is_zero = number.range.is_const and not number.range.value
     # Of a 32-bit comparison the kernel believes the same, although the low half of an address may be 0.
     if not is_wide:
         is_zero = number.range.is_subreg_const and not number.range.value & U32
-    if not is_zero or not is_never_null(pointer):
+    is_unsure = pointer.kind is Kind.MAP_PTR and not v.profile.at_least(6, 12)
+    if not is_zero or is_unsure or not is_never_null(pointer):
         return None
     return False if op == JEQ else True if op == JNE else None
 
@@ -324,7 +325,7 @@ def _refine_mixed(
 def _learn_same_pointer(v: Verification, op: int, state: State, other: State, left: Pointer, right: Pointer) -> bool:
     """If one side cannot be null, the other is not null where both are equal."""
     equal = other if op == JEQ else state
-    if left.kind is Kind.BTF_ID and right.kind is Kind.BTF_ID:
+    if (left.kind is Kind.BTF_ID and right.kind is Kind.BTF_ID) or not v.profile.at_least(6, 2):
         return False
     if left.flags & Flag.NULL and is_never_null(right):
         mark_not_null(v, equal, left)

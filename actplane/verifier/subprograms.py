@@ -190,6 +190,8 @@ def _return(v: Verification, state: State, slot: int) -> int:
         refuse("pointer-leak", slot, "a function returns a pointer into its own stack", 0)
     if frame.callback is not None:
         return _return_from_callback(v, state, slot, frame)
+    if state.locks and not v.profile.at_least(6, 9):
+        refuse("lock", slot, "a function returns while a lock is held")
     state.frames.pop()
     state.written.pop()
     caller = state.frames[-1]

@@ -127,6 +127,9 @@ class Asker:
         insns = bytearray.fromhex(wire["insns"])
         for slot, name in wire["map_refs"]:
             raw = wire["maps"].get(name)
+            if raw is not None and raw["type_id"] == MapType.BPF_MAP_TYPE_PROG_ARRAY:
+                # The first program that uses one owns it: no program of another kind may use it afterwards.
+                raw = {**raw, "name": f"{wire['category']} {wire['number']}"}
             struct.pack_into("<I", insns, slot * 8 + 4, self._map(raw).fd if raw is not None else _NO_FD)
         for slot, name in wire["kfuncs"]:
             found = self._types.id_of(_FUNC, name) if name else None

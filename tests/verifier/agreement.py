@@ -33,6 +33,9 @@ KERNELS = {
 
 MOST_PROCESSED = 6_000
 
+_FLAGS_SINCE = {32: (5, 18), 128: (6, 8)}
+"""Flags of BPF_PROG_LOAD (XDP_HAS_FRAGS, TEST_REG_INVARIANTS) that older kernels refuse before they look."""
+
 
 @dataclass
 class Row:
@@ -50,6 +53,9 @@ class Row:
 
 def verdict_of(case: corpus.Case, kernel: str) -> str:
     """Return what a kernel said: accept, reject, or nothing if it could not take the maps or forbids the type."""
+    for bit, since in _FLAGS_SINCE.items():
+        if case.raw["prog_flags"] & bit and not profile_for(kernel).at_least(*since):
+            return ""
     for release, answer in case.raw["kernel"].items():
         if KERNELS[kernel] in release:
             is_forbidden = answer["verdict"] == "reject" and answer.get("errno") == "EPERM" and not answer.get("errmsg")

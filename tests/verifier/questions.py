@@ -42,8 +42,6 @@ LARGEST_MUTATED_SLOTS = 400
 LARGEST_PROCESSED = 6_000
 """Programs of the corpus on which some kernel processed more are left to the benchmark."""
 
-_UNKNOWN_KFUNC = 2**31 - 1
-
 _NOT_ASKED = frozenset({"EXT", "STRUCT_OPS", "LWT_IN", "LWT_OUT", "LWT_XMIT", "LWT_SEG6LOCAL"})
 """EXT needs another program, struct_ops a map of its own; lightweight tunnels are left alone."""
 
@@ -110,7 +108,7 @@ def _raw(insns: Sequence[Insn]) -> tuple[bytes, list[tuple[int, str]], list[tupl
             low, high = 0, insn.symbol.offset_bytes if isinstance(insn.symbol, MapValue) else 0
         elif isinstance(insn.symbol, Kfunc):
             kfuncs.append((slot, insn.symbol.name))
-            low = _UNKNOWN_KFUNC
+            low = 0
         out += struct.pack("<BBhI", insn.code, insn.src << 4 | insn.dst, insn.off, low)
         if insn.slots == 2:
             out += struct.pack("<BBhI", 0, 0, 0, high)
