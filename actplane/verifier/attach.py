@@ -6,7 +6,7 @@ arguments and what it returns.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from actplane.asm.program import Program
 from actplane.asm.uapi import AttachType, ProgType
@@ -104,18 +104,17 @@ class AttachPoint:
     """Whether the context holds the return value after the arguments (fexit, fmod_ret)."""
 
 
-_TYPES_SINCE: Final[dict[Any, tuple[int, int]]] = {
-    ProgType.BPF_PROG_TYPE_SYSCALL: (5, 14),
-    ProgType.BPF_PROG_TYPE_NETFILTER: (6, 4),
+_SINCE: Final = {
+    "BPF_PROG_TYPE_SYSCALL": (5, 14),
+    "BPF_PROG_TYPE_NETFILTER": (6, 4),
+    "BPF_LSM_CGROUP": (6, 0),
+    "BPF_CGROUP_UNIX_CONNECT": (6, 7),
+    "BPF_CGROUP_UNIX_SENDMSG": (6, 7),
+    "BPF_CGROUP_UNIX_RECVMSG": (6, 7),
+    "BPF_CGROUP_UNIX_GETPEERNAME": (6, 7),
+    "BPF_CGROUP_UNIX_GETSOCKNAME": (6, 7),
 }
-_ATTACH_TYPES_SINCE: Final[dict[Any, tuple[int, int]]] = {
-    AttachType.BPF_LSM_CGROUP: (6, 0),
-    AttachType.BPF_CGROUP_UNIX_CONNECT: (6, 7),
-    AttachType.BPF_CGROUP_UNIX_SENDMSG: (6, 7),
-    AttachType.BPF_CGROUP_UNIX_RECVMSG: (6, 7),
-    AttachType.BPF_CGROUP_UNIX_GETPEERNAME: (6, 7),
-    AttachType.BPF_CGROUP_UNIX_GETSOCKNAME: (6, 7),
-}
+"""Program and attach types that not every kernel knows."""
 
 
 def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -> AttachPoint | None:
@@ -124,9 +123,10 @@ def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -
 
     Raises: Refused if the name is missing, not in BTF, or not one that this kind may attach to.
     """
-    for kind, since in ((program.prog_type, _TYPES_SINCE), (program.attach_type, _ATTACH_TYPES_SINCE)):
-        if kind in since and not profile.at_least(*since[kind]):
-            refuse("attach", -1, f"kernels know {kind.name} since Linux {since[kind][0]}.{since[kind][1]}")
+    for kind in (program.prog_type, program.attach_type):
+        major, minor = _SINCE.get(kind.name, (0, 0)) if kind is not None else (0, 0)
+        if not profile.at_least(major, minor):
+            refuse("attach", -1, f"kernels know such programs since Linux {major}.{minor}")
     if program.prog_type not in BTF_ATTACHED:
         return None
     name = program.attach_to
