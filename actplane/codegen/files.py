@@ -22,6 +22,7 @@ from actplane.codegen.report import report_functions
 from actplane.ir import bytecode as bc
 from actplane.ir.build import FunctionBuilder
 from actplane.ir.policy import Operation
+from actplane.ir.regex import MOVED_FOLDER
 
 OBJECTS = MapSpec("objects", MapType.BPF_MAP_TYPE_INODE_STORAGE, 4, layout.OBJECT_BYTES, 0, flags=1)
 
@@ -219,9 +220,10 @@ def _named(
     dentry: bc.Value,
     access: int,
     denied: int,
+    moved: bc.Value | None = None,
 ) -> None:
-    """Emit: judge a change of the name `dentry` below `folder` (a path)."""
-    f.store(scratch, layout.SCRATCH_ACCESS, access)
+    """Emit: judge a change of the name `dentry` below `folder` (a path); `moved` holds 0 or ACCESS_FOLDER."""
+    f.store(scratch, layout.SCRATCH_ACCESS, access if moved is None else f.op(moved, "|", access, "access"))
     mount = f.load(folder, field=kernel.PATH_MOUNT, name="mount")
     inode = f.load(dentry, field=kernel.DENTRY_INODE, name="inode") if access & layout.ACCESS_STAMP else 0
     _examine(f, judge, scratch, state, dentry, mount, inode, denied)
@@ -246,15 +248,27 @@ def remove(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
 
 
 def rename(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
-    """Return the program for `path_rename(old_dir, old_dentry, new_dir, new_dentry)`."""
+    """
+    Return the program for `path_rename(old_dir, old_dentry, new_dir, new_dentry)`.
+
+    Two names may also be exchanged, so either of them can be a folder's.
+    """
     f, scratch, state = _begin(judge, name, denied)
+    moved = f.let(0, "moved")
+    for index in (1, 3):
+        inode = f.load(argument(f, index, "dentry"), field=kernel.DENTRY_INODE, name="inode")
+        with f.when(inode, "!=", 0):
+            kind = f.load(inode, 0, 2, "kind", kernel.INODE_MODE)
+            f.update(kind, "&", kernel.S_IFMT)
+            with f.when(kind, "==", kernel.S_IFDIR):
+                f.assign(moved, layout.ACCESS_FOLDER)
     access = layout.ACCESS_WRITE | layout.ACCESS_STAMP
-    _named(f, judge, scratch, state, argument(f, 0, "folder"), argument(f, 1, "dentry"), access, denied)
+    _named(f, judge, scratch, state, argument(f, 0, "folder"), argument(f, 1, "dentry"), access, denied, moved)
     judge.begin(f, scratch, state, ("file",))
     access = layout.ACCESS_WRITE
-    _named(f, judge, scratch, state, argument(f, 2, "folder"), argument(f, 3, "dentry"), access, denied)
+    _named(f, judge, scratch, state, argument(f, 2, "folder"), argument(f, 3, "dentry"), access, denied, moved)
     f.ret(0)
-    return (f.finish(), *_shared(judge, CHANGES))
+    return (f.finish(), *_shared(judge, CHANGES, moves=True))
 
 
 def link(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
@@ -320,9 +334,9 @@ def _examine(
         f.ret(denied)
 
 
-def _shared(judge: Judge, operations: Sequence[Operation]) -> tuple[bc.Function, ...]:
+def _shared(judge: Judge, operations: Sequence[Operation], *, moves: bool = False) -> tuple[bc.Function, ...]:
     functions = [
-        _examine_function(judge, operations),
+        _examine_function(judge, operations, moves),
         *path_functions(),
         *report_functions(judge, can_deny=True, is_exec_check=False),
         deliver(),
@@ -334,8 +348,12 @@ def _shared(judge: Judge, operations: Sequence[Operation]) -> tuple[bc.Function,
     return tuple(functions)
 
 
-def _examine_function(judge: Judge, operations: Sequence[Operation]) -> bc.Function:
-    """Return `examine(scratch, state, dentry, mount, inode)`; its result is 1 if the access is denied."""
+def _examine_function(judge: Judge, operations: Sequence[Operation], moves: bool) -> bc.Function:
+    """
+    Return `examine(scratch, state, dentry, mount, inode)`; its result is 1 if the access is denied.
+
+    `moves`: the access may be ACCESS_FOLDER.
+    """
     f = FunctionBuilder("examine", ["scratch", "state", "dentry", "mount", "inode"])
     scratch, state, dentry, mount, inode = f.parameters
     conclusion = f.new_block("conclusion")
@@ -346,6 +364,9 @@ def _examine_function(judge: Judge, operations: Sequence[Operation]) -> bc.Funct
         refuse(f, scratch, layout.CAUSE_PATH_TOO_LONG, conclusion)
     if "file" in judge.recognizers:
         _recognize(f, judge, scratch, length)
+        if moves:
+            with f.when(access, "&", layout.ACCESS_FOLDER):
+                _recognize_moved(f, judge, scratch, length)
     with f.when(access, "&", layout.ACCESS_READ):
         judge.add_source_labels(f, scratch, "file")
     if judge.flowing:
@@ -383,6 +404,16 @@ def _recognize(f: FunctionBuilder, judge: Judge, scratch: bc.Value, length: bc.V
     recognizer.begin(f, scratch)
     recognizer.walk(f, scratch, target, length)
     f.start(after)
+
+
+def _recognize_moved(f: FunctionBuilder, judge: Judge, scratch: bc.Value, length: bc.Value) -> None:
+    """Emit: facts of what lies below the folder whose path was just recognized, its final NUL included."""
+    recognizer = judge.recognizers["file"]
+    end = MOVED_FOLDER + b"\0"
+    f.store(scratch, layout.SCRATCH_TEXT + layout.TEXT_CHUNK, int.from_bytes(end, "little"), 4)
+    recognizer.begin(f, scratch)
+    recognizer.walk(f, scratch, f.load(scratch, layout.SCRATCH_TARGET), f.op(length, "-", 1, "without_end"))
+    recognizer.walk(f, scratch, layout.TEXT_CHUNK, len(end))
 
 
 def _gain(f: FunctionBuilder, judge: Judge, scratch: bc.Value, inode: bc.Value) -> None:

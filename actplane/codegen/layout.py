@@ -125,6 +125,8 @@ ACCESS_GIVE = 32
 """The object gains the process's labels."""
 ACCESS_STAMP = 64
 """The object keeps the labels of the sources its old name matches."""
+ACCESS_FOLDER = 128
+"""The name is a folder's, and all below it gets or loses its name."""
 
 FLAG_UNREADABLE = 1
 """An argument could not be read."""

@@ -259,6 +259,19 @@ def items_regex(items: Items, *, is_path: bool) -> Regex:
     return parts[0] if len(parts) == 1 else Concat(tuple(parts))
 
 
+def folders_regex(items: Items) -> Regex:
+    """
+    Return the language of the folders that a path pattern leads through, up to its first `**`.
+
+    >>> from actplane.ir.printer import print_regex
+    >>> print_regex(folders_regex(expand("/srv/*/conf/**")[0]))
+    '(?:/srv|/srv/[^/]*|/srv/[^/]*/conf)'
+    """
+    fixed = items[: items.index(DEEP)] if DEEP in items else items
+    ends = [index for index, item in enumerate(fixed) if item == SLASH and index]
+    return union(items_regex(fixed[:end], is_path=True) for end in ends) if ends else NOTHING
+
+
 def _any_but(avoid: int | None) -> Chars:
     return Chars(ANY_MASK if avoid is None else ANY_MASK & ~(1 << avoid))
 

@@ -83,8 +83,9 @@ def _useless_conditions(policy: Policy) -> Iterator[Diagnostic]:
         condition = clause.unless
         if not isinstance(condition, TargetIs):
             continue
-        pattern = policy.patterns[condition.pattern].regex
-        always = condition.pattern == clause.pattern or _is_everything(pattern)
+        # An exemption written alike is another pattern: it is narrower in what links and moved folders mean.
+        written, pattern = policy.patterns[clause.pattern].text, policy.patterns[condition.pattern].regex
+        always = policy.patterns[condition.pattern].text == written or _is_everything(pattern)
         if always and not condition.is_negated:
             yield warning(clause.span, "this clause can never fire: every target it matches is exempt")
         elif (always and condition.is_negated) or (pattern == NOTHING and not condition.is_negated):

@@ -229,7 +229,8 @@ class Lowering:
         return number
 
     def file_pattern(self, string: ast.String, *, may_widen: bool) -> tuple[PatternKind, Regex]:
-        return PatternKind.PATH, paths.path_regex(string.raw, self.place, self.note(string), may_widen=may_widen)
+        regex = paths.path_regex(string.raw, self.place, self.note(string), may_widen=may_widen, moves=may_widen)
+        return PatternKind.PATH, regex
 
     def exec_pattern(self, string: ast.String, *, may_widen: bool) -> tuple[PatternKind, Regex]:
         alternatives = globs.expand(string.raw)
@@ -245,7 +246,7 @@ class Lowering:
                 len(string.raw),
                 "write a clause for each",
             )
-        return self.file_pattern(string, may_widen=may_widen)
+        return PatternKind.PATH, paths.path_regex(string.raw, self.place, self.note(string), may_widen=may_widen)
 
     def endpoint_pattern(self, string: ast.String) -> tuple[PatternKind, Regex]:
         from actplane.dsl import endpoints  # Sockets and addresses take time to import; few policies need them.

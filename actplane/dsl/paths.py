@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from actplane.dsl import globs
 from actplane.dsl.globs import DEEP, SLASH, Char, GlobError, Item, Items
-from actplane.ir.regex import ANYTHING, Regex
+from actplane.ir.regex import ANYTHING, MOVED_FOLDER, Concat, Regex, literal
 
 Follow = Callable[[str], str]
 """Takes a path, returns it with all links followed."""
@@ -32,7 +32,9 @@ class Place:
     follow: Follow | None = None
 
 
-def path_regex(text: str, place: Place, note: Note | None = None, *, may_widen: bool = True) -> Regex:
+def path_regex(
+    text: str, place: Place, note: Note | None = None, *, may_widen: bool = True, moves: bool = False
+) -> Regex:
     """
     Return the language of a glob over absolute paths.
 
@@ -40,6 +42,7 @@ def path_regex(text: str, place: Place, note: Note | None = None, *, may_widen: 
             anywhere; one that starts with `**` may start anywhere; others are joined to the root
             unless they start with `/`. `/a/**` is everything below `/a`, but not `/a` itself.
             `may_widen`: what links lead to is part of the language.
+            `moves`: so are the folders it leads through, followed by MOVED_FOLDER.
     Raises: GlobError, also for `..` behind a wildcard.
 
     >>> from actplane.ir.printer import print_regex
@@ -53,19 +56,24 @@ def path_regex(text: str, place: Place, note: Note | None = None, *, may_widen: 
         elif len(items) == 1 and isinstance(items[0], globs.Span):
             options.append(ANYTHING)
         else:
-            options.extend(_path(items, place, len(text), note, may_widen))
+            for path in _paths(items, place, len(text), note, may_widen):
+                options.append(globs.items_regex(path, is_path=True))
+                folders = globs.folders_regex(path) if moves else globs.NOTHING
+                if not globs.is_nothing(folders):
+                    options.append(Concat((folders, literal(MOVED_FOLDER))))
     return globs.union(options)
 
 
-def _path(items: Items, place: Place, length: int, note: Note | None, may_widen: bool) -> list[Regex]:
+def _paths(items: Items, place: Place, length: int, note: Note | None, may_widen: bool) -> list[Items]:
+    """Return an alternative as an absolute path, and as what its links lead to."""
     if note is not None:
         _note_traps(items, note)
     items = _without_dots(_anchored(items, place.root), length)
-    options = [globs.items_regex(items, is_path=True)]
+    options = [items]
     fixed = _fixed_part(items)
     real = place.follow(fixed) if fixed and place.follow is not None else fixed
     if real != fixed and may_widen:
-        options.append(globs.items_regex(_chars(real) + items[len(fixed) :], is_path=True))
+        options.append(_chars(real) + items[len(fixed) :])
     elif real != fixed and note is not None:
         note(f"{fixed} is {real} behind its links, and an exemption is not widened to that", f"write {real}")
     return options

@@ -44,6 +44,9 @@ EMPTY = Concat(())
 ANY = Chars(ANY_MASK)
 ANYTHING = Star(ANY)
 
+MOVED_FOLDER = b"//"
+"""What follows the name of a folder that is renamed: no path of a kernel holds it."""
+
 
 def literal(text: bytes) -> Regex:
     """

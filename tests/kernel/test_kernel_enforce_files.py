@@ -24,14 +24,15 @@ rule noticed: notify open file "**/seen*" if AGENT
 """
 
 DENIED_WRITES = words("""write_existing write_and_read_existing append create create_deep create_in_a_nameless_way
-    truncate_by_opening_for_reading truncate rename_away rename_into exchange link_away link_into symlink_into mkdir
+    truncate_by_opening_for_reading truncate rename_away rename_into exchange rename_the_folder rename_a_folder_above
+    rename_a_folder_to_it exchange_the_folder_for_a_file link_away link_into symlink_into mkdir
     mknod mknod_of_a_file unlink_is_a_write rmdir_is_a_write through_a_symlink through_a_symlinked_folder relative
     below_a_descriptor through_proc_self_root reopened_from_a_descriptor in_a_chroot names_with_odd_bytes
     without_the_exemption""")
 DENIED_ELSE = words("""read_secret read_and_write_secret execute_secret open_for_reading open_for_writing remove
     remove_folder read_secret_in_a_folder_that_is_read longer_than_can_be_judged""")
 PASSES = words("""read_protected map_protected_privately write_secret look_without_opening write_beside
-    with_the_exemption rename_is_no_removal truncate_by_descriptor_elsewhere dev_null noticed
+    with_the_exemption rename_is_no_removal rename_another_folder truncate_by_descriptor_elsewhere dev_null noticed
     noticed_with_an_odd_name long_but_possible""")
 LEVELS_TOO_DEEP = 20
 

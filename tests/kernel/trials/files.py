@@ -79,11 +79,39 @@ def rename_into() -> None:
     os.rename(path("free/file"), path("protected/new"))
 
 
+def exchanged(one: str, other: str) -> None:
+    if LIBC.renameat2(AT_FDCWD, path(one).encode(), AT_FDCWD, path(other).encode(), RENAME_EXCHANGE):
+        raise OSError(ctypes.get_errno(), "")
+
+
 @trial
 def exchange() -> None:
-    old, new = path("free/file").encode(), path("protected/file").encode()
-    if LIBC.renameat2(AT_FDCWD, old, AT_FDCWD, new, RENAME_EXCHANGE):
-        raise OSError(ctypes.get_errno(), "")
+    exchanged("free/file", "protected/file")
+
+
+@trial
+def rename_the_folder() -> None:
+    os.rename(path("protected"), path("elsewhere"))
+
+
+@trial
+def rename_a_folder_above() -> None:
+    os.rename(path("."), path("../elsewhere"))
+
+
+@trial
+def rename_a_folder_to_it() -> None:
+    os.rename(path("free/deep"), path("protected"))
+
+
+@trial
+def exchange_the_folder_for_a_file() -> None:
+    exchanged("free/file", "protected")
+
+
+@trial
+def rename_another_folder() -> None:
+    os.rename(path("protected-not"), path("protected-neither"))
 
 
 @trial

@@ -241,6 +241,14 @@ def stale_by_rename() -> int:
 
 
 @trial
+def stale_by_rename_of_the_folder() -> int:
+    _again()
+    os.rename(f"{work()}/src", f"{work()}/sources")
+    os.rename(f"{work()}/sources", f"{work()}/src")
+    return execute(bin("after-tested"))
+
+
+@trial
 def stale_by_unlink() -> int:
     open(f"{work()}/src/doomed", "w").close()
     _again()
