@@ -53,6 +53,16 @@ class Checkpoint:
         """How many checkpoints were kept before this one, and one more."""
 
 
+def is_at(checkpoint: Checkpoint, slot: int, state: State) -> bool:
+    """Whether a checkpoint was kept at a slot, by way of the same calls that the state came by."""
+    frames, others = checkpoint.state.frames, state.frames
+    return (
+        checkpoint.slot == slot
+        and len(frames) == len(others)
+        and all(one.call_slot == two.call_slot for one, two in zip(frames, others, strict=True))
+    )
+
+
 def mark_read(state: State, written: list[int], frame: int, index: int) -> bool:
     """
     Note that a stack slot was read, in every checkpoint back to where it was last written. True if any

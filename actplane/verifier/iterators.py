@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from actplane.verifier.call_facts import Call
-from actplane.verifier.checkpoint import mark_read
+from actplane.verifier.checkpoint import is_at, mark_read
 from actplane.verifier.kfunc_table import KernelFunction
 from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.refusals import refuse
@@ -115,12 +115,11 @@ def advance(v: Verification, state: State, call: Call, function: KernelFunction,
 
 def _previous_round(state: State, slot: int) -> Any:
     """Return the checkpoint at this call that the last round passed, not the one of this round."""
-    depth = len(state.frames)
     checkpoint = state.parent
     if checkpoint is not None and checkpoint.slot == slot:
         checkpoint = checkpoint.parent
     while checkpoint is not None:
-        if checkpoint.slot == slot and len(checkpoint.state.frames) == depth:
+        if is_at(checkpoint, slot, state):
             return checkpoint
         checkpoint = checkpoint.parent
     return None

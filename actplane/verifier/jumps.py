@@ -30,6 +30,7 @@ from actplane.asm.isa import (
 )
 from actplane.asm.uapi import MapType
 from actplane.verifier import arith, compare, speculation
+from actplane.verifier.checkpoint import is_at
 from actplane.verifier.compare import NEGATED
 from actplane.verifier.compare_versions import rules_for
 from actplane.verifier.kinds import Flag, Kind
@@ -104,12 +105,12 @@ def _compile_may_goto(v: Verification, slot: int, insn: Insn) -> Handler:
 def _widen(state: State, slot: int, v: Verification) -> None:
     """Forget numbers that change from round to round, so that the loop comes to a rest."""
     parent = state.parent
-    while parent is not None and not (parent.slot == slot and len(parent.state.frames) == len(state.frames)):
+    while parent is not None and not is_at(parent, slot, state):
         parent = parent.parent
     # The checkpoint of this visit is the newest one; the one before it is the last round.
     if parent is not None:
         older = parent.parent
-        while older is not None and not (older.slot == slot and len(older.state.frames) == len(state.frames)):
+        while older is not None and not is_at(older, slot, state):
             older = older.parent
         if older is not None:
             widen_imprecise(older, state)

@@ -92,7 +92,9 @@ def _problem(v: Verification, name: str) -> tuple[str, str] | None:
     if function is None:
         return "unsupported", f"the kernel function {name} is not modelled"
     prog, _ = type_names(v)
-    if not may_call(function, prog):
+    # Raw tracepoints count as tracing programs since Linux 7.1.
+    caller = "TRACING" if prog == "RAW_TRACEPOINT" and v.profile.at_least(7, 1) else prog
+    if not may_call(function, caller):
         return "kfunc-not-allowed", f"a {prog} program may not call {name}"
     if name.startswith("bpf_arena_"):
         return "arena-not-modelled", f"{name} works on arenas, which the mirror does not model"

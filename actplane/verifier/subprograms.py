@@ -11,6 +11,7 @@ from actplane.asm.isa import PSEUDO_CALL
 from actplane.asm.uapi import AttachType, ProgType
 from actplane.verifier import attach, global_functions, graphs, refs
 from actplane.verifier.call_facts import Call
+from actplane.verifier.checkpoint import is_at
 from actplane.verifier.kinds import Kind
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import Frame, State
@@ -235,7 +236,7 @@ def _return_from_callback(v: Verification, state: State, slot: int, frame: Frame
 def _checkpoint_at(state: State, slot: int) -> Any:
     checkpoint = state.parent
     while checkpoint is not None:
-        if checkpoint.slot == slot and len(checkpoint.state.frames) == len(state.frames):
+        if is_at(checkpoint, slot, state):
             return checkpoint
         checkpoint = checkpoint.parent
     return None
