@@ -7,6 +7,7 @@ Source: tools/lib/bpf/libbpf.c of Linux 6.18: bpf_object__relocate().
 
 from __future__ import annotations
 
+import posixpath
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -264,7 +265,7 @@ class Linker:
         spans: dict[int, Span] = {}
         for slot, line in function.lines:
             source = self._sources.setdefault(
-                (line.file, line.line, line.text), Source(line.file, line.text, max(line.line, 1))
+                (line.file, line.line, line.text), Source(posixpath.normpath(line.file), line.text, max(line.line, 1))
             )
             start = min(max(line.column - 1, 0), len(line.text))
             spans[slot] = Span(source, start, max(len(line.text.rstrip()), start + 1))

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from actplane.asm.encoding import encode
-from actplane.asm.insn import Insn, Kfunc, MapFd, MapValue
+from actplane.asm.insn import Insn, Kfunc, MapFd, MapValue, Unresolved
 from actplane.asm.program import Program
 from actplane.asm.uapi import AttachType, ProgType
 from actplane.errors import InternalError, KernelError, RejectedByKernel
@@ -238,6 +238,9 @@ def _resolve(insn: Insn, program: Program, maps: Mapping[str, Map], btf: Btf | N
             if found is None:
                 raise TypeNotFound(f"program {program.name}: this kernel has no function {name!r}")
             return replace(insn, imm=found, symbol=None)
+        case Unresolved():
+            # The kernel refuses the call that stands in its place, should any path lead there.
+            return replace(insn, symbol=None)
         case symbol:
             raise InternalError("a symbol is left that is resolved before load", program=program.name, symbol=symbol)
 
