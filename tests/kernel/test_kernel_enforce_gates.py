@@ -41,7 +41,8 @@ PASSES = words("""plain_after plain_ever_after plain_itself zero_after_becoming_
     stale_by_exec_fresh stale_by_exec_again_fresh stale_by_exec_that_fails""")
 
 STALE_BY_FILES = words("""stale_by_write stale_by_create stale_by_rename
-    stale_by_rename_of_the_folder stale_by_unlink stale_by_truncate stale_by_read stale_by_write_through_an_open_file""")
+    stale_by_rename_of_the_folder stale_by_unlink stale_by_truncate stale_by_read
+    stale_by_write_through_an_open_file""")
 FRESH_WITH_FILES = words("""stale_by_write_fresh not_stale_by_read not_stale_by_another_file
     not_stale_by_a_denied_write""")
 

@@ -96,7 +96,7 @@ def rename_the_folder() -> None:
 
 @trial
 def rename_a_folder_above() -> None:
-    os.rename(path("."), path("../elsewhere"))
+    os.rename(os.path.realpath(path(".")), path("../elsewhere"))
 
 
 @trial
@@ -111,7 +111,8 @@ def exchange_the_folder_for_a_file() -> None:
 
 @trial
 def rename_another_folder() -> None:
-    os.rename(path("protected-not"), path("protected-neither"))
+    os.mkdir(path("free/folder"))
+    os.rename(path("free/folder"), path("protected-neither"))
 
 
 @trial
