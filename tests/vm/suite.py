@@ -23,7 +23,7 @@ SUITE_SECONDS = 1500
 # `too_old` is for 5.10 alone, see _OLD.
 _NATIVE = tuple(
     f"test_kernel_{name}.py"
-    for name in ("asm", "launch", "machine", "machine_helpers", "run", "select", "too_old", "verifier")
+    for name in ("asm", "elf", "launch", "machine", "machine_helpers", "run", "select", "too_old", "verifier")
 )
 _MAIN_JOB = tuple(
     f"tests/kernel/test_kernel_run.py::{name}"
