@@ -58,12 +58,12 @@ SLEEPABLE_HOOKS: Final = frozenset(_SLEEPABLE.split())
 # LSM hooks that answer with 0 or 1 instead of an error number.
 _BOOLEAN_HOOKS: Final = frozenset({"inode_need_killpriv", "xfrm_state_pol_flow_match", "audit_rule_known"})
 
-# LSM hooks that a program may not attach to since Linux 6.12.
+# LSM hooks that a program may not attach to, and since when.
 _DISABLED: Final = """
 getprocattr getselfattr inode_copy_up inode_copy_up_xattr inode_getsecurity inode_listsecurity
 inode_need_killpriv ismaclabel key_getsecurity secid_to_secctx setprocattr vm_enough_memory
 """
-DISABLED_HOOKS: Final = frozenset(_DISABLED.split())
+DISABLED_HOOKS: Final = dict.fromkeys(_DISABLED.split(), (6, 12)) | {"file_alloc_security": (7, 1)}
 
 # Arguments of tracepoints that may be null although most callers pass a pointer, as bits.
 NULLABLE_TRACEPOINT_ARGS: Final = {
@@ -136,10 +136,10 @@ def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -
         refuse("attach", -1, f"no kernel types are given, so nothing is known of {name!r}")
     is_lsm = program.prog_type is ProgType.BPF_PROG_TYPE_LSM
     if is_lsm:
-        if profile.at_least(6, 12) and name in DISABLED_HOOKS:
+        if name in DISABLED_HOOKS and profile.at_least(*DISABLED_HOOKS[name]):
             refuse("attach", -1, f"the LSM hook {name} is closed to programs")
         function = f"bpf_lsm_{name}"
-        if program.is_sleepable and name not in SLEEPABLE_HOOKS:
+        if program.is_sleepable and not _may_sleep_in(name, profile):
             refuse("sleeping", -1, f"the LSM hook {name} does not run where sleeping is allowed")
     else:
         function = {
@@ -152,6 +152,10 @@ def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -
     if proto is None:
         refuse("attach", -1, f"the kernel's BTF has no {function}")
     return _point(program, types, name, proto, profile)
+
+
+def _may_sleep_in(name: str, profile: KernelProfile) -> bool:
+    return name in SLEEPABLE_HOOKS or (name == "bdev_alloc_security" and profile.at_least(7, 1))
 
 
 # Arguments of iterators that are buffers of the element's size.
@@ -195,6 +199,8 @@ def _check_function(program: Program, name: str, profile: KernelProfile) -> None
     is_test = profile.at_least(6, 2) and name.startswith(
         ("bpf_modify_return_test", "bpf_fentry_test", "update_socket_protocol")
     )
+    # Since 7.1 system calls count as such places, however the kernel was built.
+    is_test = is_test or (profile.at_least(7, 1) and name.startswith("__x64_sys_"))
     if target is AttachType.BPF_MODIFY_RETURN and not is_test and not name.startswith("security_"):
         refuse("attach", -1, f"the return value of the kernel function {name} cannot be modified")
     # Where the kernel is built with error injection, system calls may be traced by programs that sleep.

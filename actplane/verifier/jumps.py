@@ -123,6 +123,8 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
     operand = known(insn.imm)
     negated = NEGATED[op]
     compares_null = not is_register and insn.imm == 0 and is_wide and op in (JEQ, JNE)
+    # Since 7.1 a register that holds 0 serves as well.
+    learns_from_zero = is_register and is_wide and op in (JEQ, JNE) and v.profile.at_least(7, 1)
     text = _condition(insn)
     source = src if is_register else -1
     compared = (dst, src) if is_register else (dst,)
@@ -172,11 +174,12 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
             refine(state, negated, left, right)
             return following
         other = v.push(state, taken, text, slot)
-        if is_register:
-            _refine_mixed(v, slot, insn, state, other, left, right)
-        elif compares_null and isinstance(left, Pointer) and left.flags & Flag.NULL:
+        is_null_check = compares_null or (learns_from_zero and isinstance(right, Scalar) and right.range is ZERO)
+        if is_null_check and isinstance(left, Pointer) and left.flags & Flag.NULL:
             mark_null(v, other if op == JEQ else state, left)
             mark_not_null(v, state if op == JEQ else other, left)
+        elif is_register:
+            _refine_mixed(v, slot, insn, state, other, left, right)
         elif not v.is_privileged and isinstance(left, Pointer):
             refuse("pointer-comparison", slot, f"r{dst} is a pointer and is compared with a number", dst)
         return following

@@ -90,7 +90,7 @@ def _check_map(v: Verification, slot: int, facts: MapFacts) -> None:
             refuse("map-not-allowed", slot, f"tracing programs cannot use locks, {name!r} holds one")
         if v.is_sleepable and not v.profile.at_least(6, 7):
             refuse("map-not-allowed", slot, f"sleepable programs cannot use locks, {name!r} holds one")
-    if facts.field_of("timer") is not None and kind in _TRACING:
+    if facts.field_of("timer") is not None and kind in _TRACING and not v.profile.at_least(7, 1):
         refuse("map-not-allowed", slot, f"tracing programs cannot use timers, {name!r} holds one")
     if facts.field_of("workqueue") is not None and kind in _TRACING:
         refuse("map-not-allowed", slot, f"tracing programs cannot use work queues, {name!r} holds one")

@@ -106,6 +106,8 @@ def _walk_called(engine: Engine) -> None:
     v.subject.notes["walking_global"] = False
 
 
+_SLEEPABLE_SINCE_7_1: Final = frozenset({ProgType.BPF_PROG_TYPE_TRACEPOINT, ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT})
+
 _UNMODELLED: Final = {
     ProgType.BPF_PROG_TYPE_EXT: "an EXT program replaces a function of another program, which is not given",
     ProgType.BPF_PROG_TYPE_STRUCT_OPS: "a struct_ops program is a member of a kernel struct, which is not given",
@@ -133,7 +135,8 @@ def _check_program(program: Program, profile: KernelProfile, options: Options) -
     if kind in _UNMODELLED:
         refuse("target-not-modelled", -1, _UNMODELLED[kind])
     if program.is_sleepable:
-        is_sleepable_point = kind in _SLEEPABLE_TYPES and target not in (
+        may_sleep = kind in _SLEEPABLE_TYPES or (kind in _SLEEPABLE_SINCE_7_1 and profile.at_least(7, 1))
+        is_sleepable_point = may_sleep and target not in (
             AttachType.BPF_TRACE_RAW_TP,
             AttachType.BPF_LSM_CGROUP,
         )
