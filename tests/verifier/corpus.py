@@ -195,12 +195,25 @@ def profile_of_case(case: Case) -> KernelProfile:
     return replace(profile_of("6.18"), is_lockdown=case.is_host_truth)
 
 
+def _name_symbols(case: Case, types: Btf) -> None:
+    """Put the ids of the kernel's variables and functions, which the corpus has by name, into the program."""
+    assert case.program is not None
+    names = {slot: (kind, name) for slot, name, kind in case.raw.get("ksym_refs") or ()}
+    insns, slot = [], 0
+    for insn in case.program.insns:
+        kind, name = names.get(slot, (0, ""))
+        insns.append(replace(insn, imm=types.id_of(kind, name) or 0) if name else insn)
+        slot += insn.slots
+    case.program = replace(case.program, insns=tuple(insns))
+
+
 def judge(case: Case, types: Btf, max_insns: int = 1_000_000, *, profile: KernelProfile | None = None) -> Report | None:
     """Ask the mirror about a case; None if the program cannot even be written as instructions."""
     try:
         prepare(case)
     except BadEncoding:
         return None
+    _name_symbols(case, types)
     assert case.program is not None
     flags = case.raw["prog_flags"]
     options = Options(is_strict=flags & 3 == 1, keeps_all_states=bool(flags & 8), max_insns=max_insns)
