@@ -226,7 +226,7 @@ def _point(program: Program, types: TypeProvider, name: str, proto: Type, profil
         params = params[1:]  # the first is the tracepoint's own data
     is_iter = program.attach_type is AttachType.BPF_TRACE_ITER
     flags = _trust(program, name, profile)
-    nullable = NULLABLE_TRACEPOINT_ARGS.get(name, 0) if is_tracepoint and profile.at_least(6, 13) else 0
+    nullable = NULLABLE_TRACEPOINT_ARGS.get(name, 0) if is_tracepoint and profile.at_least(6, 12) else 0
     args = []
     for index, param in enumerate(params[:MAX_ARGS]):
         extra = Flag.NULL if nullable >> index & 1 else 0

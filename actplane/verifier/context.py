@@ -70,7 +70,7 @@ def _attach_argument(v: Verification, slot: int, reg: int, off: int, size: int, 
     if argument.problem:
         refuse("context-access", slot, argument.problem, reg)
     value = argument.value
-    if argument.is_pointer and size != 8 and v.profile.at_least(6, 18):
+    if argument.is_pointer and size != 8 and v.profile.at_least(6, 12):
         refuse("context-access", slot, f"{words}: a pointer is loaded in whole", reg)
     if isinstance(value, Pointer):
         if size != 8 and v.profile.at_least(6, 12):

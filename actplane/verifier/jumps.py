@@ -93,6 +93,8 @@ def _compile_may_goto(v: Verification, slot: int, insn: Insn) -> Handler:
     def may_goto(state: State) -> int:
         if insn.imm or insn.dst or insn.src:
             refuse("bad-instruction", slot, "may_goto uses reserved fields")
+        if not insn.off and not v.profile.at_least(6, 14):
+            refuse("bad-instruction", slot, "may_goto goes nowhere, which kernels take since Linux 6.14")
         state.may_goto += 1
         other = v.push(state, target, "may_goto taken", slot)
         _widen(state, slot, v)

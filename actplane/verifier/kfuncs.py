@@ -26,12 +26,8 @@ MAX_ERRNO: Final = 4095
 
 _LOCKS: Final = frozenset({"bpf_res_spin_lock", "bpf_res_spin_lock_irqsave"})
 _UNLOCKS: Final = frozenset({"bpf_res_spin_unlock", "bpf_res_spin_unlock_irqrestore"})
-_ALLOWED_UNDER_LOCK: Final = (
-    frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy", "bpf_refcount_acquire_impl"})
-    | graphs.NAMES
-    | _LOCKS
-    | _UNLOCKS
-)
+_ALLOWED_UNDER_LOCK: Final = graphs.NAMES | _LOCKS | _UNLOCKS | {"bpf_refcount_acquire_impl"}
+_ALLOWED_SINCE_6_14: Final = frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"})
 
 # Calls that run a function of the program, and the one that keeps it for later.
 _RUNS_CALLBACK: Final = frozenset({"bpf_rbtree_add_impl"})
@@ -121,7 +117,8 @@ def _problem_here(v: Verification, name: str) -> tuple[str, str] | None:
 
 def _call(v: Verification, state: State, slot: int, function: KernelFunction, proto: Type) -> int:
     name = function.name
-    if state.locks and name not in _ALLOWED_UNDER_LOCK:
+    is_allowed = name in _ALLOWED_UNDER_LOCK or (name in _ALLOWED_SINCE_6_14 and v.profile.at_least(6, 14))
+    if state.locks and not is_allowed:
         refuse("lock", slot, f"{name} is called while a lock is held")
     if "sleep" in function.flags and (state.rcu_depth or state.preempt_off or state.irq_id):
         refuse("sleeping", slot, f"{name} may sleep inside of a section that does not allow it")
