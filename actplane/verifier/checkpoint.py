@@ -29,6 +29,7 @@ class Checkpoint:
         "reads_unwritten",
         "slot",
         "state",
+        "suspect",
         "trace",
         "written",
     )
@@ -51,6 +52,8 @@ class Checkpoint:
         self.misses = 0
         self.number = 0
         """How many checkpoints were kept before this one, and one more."""
+        self.suspect: tuple[int, bool, int] | None = None
+        """Where the last state that was not covered differed: frame, whether on the stack, and which."""
 
 
 def is_at(checkpoint: Checkpoint, slot: int, state: State) -> bool:
@@ -68,17 +71,19 @@ def mark_read(state: State, written: list[int], frame: int, index: int) -> bool:
     Note that a stack slot was read, in every checkpoint back to where it was last written. True if any
     of them did not know.
     """
-    bit = 1 << index
-    if written[frame] & bit:
-        return False
+    return mark_all_read(state, written, frame, 1 << index)
+
+
+def mark_all_read(state: State, written: list[int], frame: int, slots: int) -> bool:
+    """Do what `mark_read` does for several stack slots of a frame, given as bits."""
+    slots &= ~written[frame]
     is_news = False
     checkpoint = state.parent
-    while checkpoint is not None and frame < len(checkpoint.read):
-        if checkpoint.read[frame] & bit:
-            break
-        checkpoint.read[frame] |= bit
-        is_news = True
-        if checkpoint.written[frame] & bit:
-            break
+    while slots and checkpoint is not None and frame < len(checkpoint.read):
+        slots &= ~checkpoint.read[frame]
+        if slots:
+            is_news = True
+            checkpoint.read[frame] |= slots
+            slots &= ~checkpoint.written[frame]
         checkpoint = checkpoint.parent
     return is_news

@@ -12,18 +12,19 @@ from typing import Final
 
 from actplane.asm.isa import CLASS_MASK, JMP, JMP32
 from actplane.verifier import precision
-from actplane.verifier.checkpoint import Checkpoint, mark_read
+from actplane.verifier.checkpoint import Checkpoint, mark_all_read
 from actplane.verifier.dispatch import compile_insn
 from actplane.verifier.flow import CALLER_SAVED
 from actplane.verifier.log import logged
 from actplane.verifier.pruning import ALL_FRAMES, EXACT, NOT_EXACT, RANGE_WITHIN, states_equal
 from actplane.verifier.refusals import refuse
 from actplane.verifier.speculation import guarded
-from actplane.verifier.state import ITER, State
+from actplane.verifier.state import ITER, NOT_MARKED, State
 from actplane.verifier.values import Scalar
 from actplane.verifier.verification import END, Handler, Verification
 
 _MAX_ROUNDS: Final = 64
+_MAX_HISTORY: Final = 40
 
 
 class Engine:
@@ -41,8 +42,9 @@ class Engine:
         """The path that is walked."""
         self._handlers: list[Handler | None] = [None] * v.code.size
         self._is_jump = bytearray(insn is not None and insn.code & CLASS_MASK in (JMP, JMP32) for insn in v.code.at)
-        self._kept: dict[int, list[Checkpoint]] = {}
-        self._numbers = 0
+        self._kept: dict[tuple[int, int], list[Checkpoint]] = {}
+        """Checkpoints by slot and the call that the current frame returns to, the newest first."""
+        self._forgotten = 0
         self._open_loops: list[Checkpoint] = []
         self._back_edges: list[tuple[Checkpoint, State]] = []
         self._jumps_at_checkpoint = 0
@@ -101,13 +103,14 @@ class Engine:
         """Whether a checkpoint covers this state; if not, perhaps keep the state as one."""
         slot = state.slot
         code = self.code
-        is_forced = self.v.options.keeps_all_states or slot in code.checkpoint
+        is_forced = self.v.options.keeps_all_states or slot in code.checkpoint or state.history > _MAX_HISTORY
         wants_new = is_forced or (
             self.jumps - self._jumps_at_checkpoint >= 2 and self.processed - self._insns_at_checkpoint >= 8
         )
-        kept = self._kept.get(slot)
+        key = slot, state.frames[-1].call_slot
+        kept = self._kept.get(key)
         if kept is None:
-            kept = self._kept[slot] = []
+            kept = self._kept[key] = []
         index = 0
         while index < len(kept):
             old = kept[index]
@@ -130,11 +133,13 @@ class Engine:
             if old.misses > old.hits * patience + patience:
                 # Not worth comparing with any longer; paths that started here still lead back to it.
                 del kept[index]
-                self.states_kept -= 1
+                self._forgotten += 1
                 continue
             index += 1
         if wants_new:
             self._keep(state, kept)
+        if slot in code.jump_points:
+            state.history += 1
         return False
 
     def _strictness(self, depth: int) -> tuple[int, int]:
@@ -183,11 +188,9 @@ class Engine:
     def _propagate(self, old: Checkpoint, state: State) -> bool:
         """What mattered after a checkpoint matters to the path that it covers. True if that is news."""
         has_changed = False
-        for frame, mask in enumerate(old.read):
-            while mask:
-                low = mask & -mask
-                mask ^= low
-                has_changed |= mark_read(state, state.written, frame, low.bit_length() - 1)
+        for frame, slots in enumerate(old.read):
+            if slots:
+                has_changed |= mark_all_read(state, state.written, frame, slots)
         if self.v.tracks_precision:
             has_changed |= precision.propagate(self.code, old, state)
         return has_changed
@@ -200,7 +203,7 @@ class Engine:
         loops = self._open_loops
         while loops and not loops[0].branches:
             loops.pop(0)
-        return loops[0].number if loops else self._numbers + 1
+        return loops[0].number if loops else self.states_kept + 1
 
     def _open_loop_depth(self, old: Checkpoint) -> int:
         """How many frames belong to loops that are open and began before a checkpoint; 0 if there are none."""
@@ -218,7 +221,7 @@ class Engine:
 
     def _close_loops(self) -> None:
         """All paths of the outermost loop are walked: carry what mattered around its back edges."""
-        if self._back_edges and self._first_open_loop() > self._numbers:
+        if self._back_edges and self._first_open_loop() > self.states_kept:
             for _ in range(_MAX_ROUNDS):
                 changes = [self._propagate(entry, state) for entry, state in self._back_edges]
                 if not any(changes):
@@ -241,16 +244,17 @@ class Engine:
             # Without privileges every number matters.
             checkpoint.precise_regs = [-1] * len(state.frames)
             checkpoint.precise_slots = [-1] * len(state.frames)
-        self._numbers += 1
-        checkpoint.number = self._numbers
-        kept.append(checkpoint)
         self.states_kept += 1
-        self.peak_states = max(self.peak_states, self.states_kept)
+        checkpoint.number = self.states_kept
+        kept.insert(0, checkpoint)
+        self.peak_states = max(self.peak_states, self.states_kept - self._forgotten)
         self.max_states_per_insn = max(self.max_states_per_insn, len(kept))
         self._jumps_at_checkpoint = self.jumps
         self._insns_at_checkpoint = self.processed
         state.parent = checkpoint
         state.trace = None
+        state.marked = NOT_MARKED
+        state.history = 0
         state.written = [0] * len(state.frames)
 
 

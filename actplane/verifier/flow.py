@@ -70,7 +70,8 @@ class Code:
 
     `at[slot]` is the instruction, None on the second slot of an ld_imm64. `starts` are the first
     slots of the functions, ascending, the entry first; `function_of[slot]` indexes them. `prune` and
-    `checkpoint` hold the slots where a state may be, and must be, kept; `live[slot]` is the set of
+    `checkpoint` hold the slots where a state may be, and must be, kept, `jump_points` those that other
+    slots jump to; `live[slot]` is the set of
     registers (as bits) whose value is still needed before the slot. `roots` are the first slots of
     functions that the kernel calls, beside the entry.
     """
@@ -90,12 +91,15 @@ class Code:
         self.checkpoint: set[int] = set()
         self.callback_calls: set[int] = set()
         self.may_gotos: set[int] = set()
+        self.jump_points: set[int] = set()
         self.iter_next: set[int] = set()
         self._mark()
         self._check_reachable()
         if not allows_loops:
             self._refuse_loops()
         self.live = self._find_live()
+        self.concerns = [-1] * self.size
+        """Which wanted registers a step back over a slot concerns: see `precision`. -1: not known yet."""
 
     def is_function(self, slot: int) -> bool:
         return slot in self.starts
@@ -153,22 +157,29 @@ class Code:
                 continue
             code = insn.code
             if code in (JA, GOTOL):
-                self.prune.add(self.successors(slot)[0])
+                self._mark_jump(self.successors(slot)[0])
             elif is_conditional(insn):
-                self.prune.update((slot, slot + 1 + insn.off))
+                self.prune.add(slot)
+                self._mark_jump(slot + 1 + insn.off)
                 if code == MAY_GOTO:
                     self.checkpoint.add(slot)
                     self.may_gotos.add(slot)
             elif code == CALL:
+                self._mark_jump(slot + 1)
                 self._mark_call(slot, insn)
             target = called_function(slot, insn)
             if target is not None:
-                self.prune.add(target)
+                self.prune.add(slot)
+                self._mark_jump(slot + insn.slots)
+                self._mark_jump(target)
+
+    def _mark_jump(self, target: int) -> None:
+        """Note that control may come to a slot from elsewhere than the slot before it."""
+        self.prune.add(target)
+        self.jump_points.add(target)
 
     def _mark_call(self, slot: int, insn: Insn) -> None:
-        if insn.src == PSEUDO_CALL:
-            self.prune.update((slot, slot + 1))
-        elif insn.src == HELPER_CALL and insn.imm in SYNC_CALLBACK_HELPERS:
+        if insn.src == HELPER_CALL and insn.imm in SYNC_CALLBACK_HELPERS:
             self.callback_calls.add(slot)
             self.prune.add(slot)
             self.checkpoint.add(slot)

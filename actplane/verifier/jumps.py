@@ -170,7 +170,7 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
                 speculation.untaken(v, state, slot, following if outcome else taken, *compared)
             return taken if outcome else following
         if left.__class__ is Scalar and right.__class__ is Scalar:
-            _note_links(state, left, right, dst, source)
+            _note_links(v, state, slot, left, right, dst, source)
             other = v.push(state, taken, text, slot)
             refine(other, op, left, right)
             refine(state, negated, left, right)
@@ -234,7 +234,7 @@ def _follow(base: Scalar, value: Scalar) -> Scalar:
     return Scalar(arith.apply(ADD, is_wide, base.range, difference), value.id, value.delta, value.is_delta32)
 
 
-def _note_links(state: State, left: Scalar, right: Scalar, dst: int, src: int) -> None:
+def _note_links(v: Verification, state: State, slot: int, left: Scalar, right: Scalar, dst: int, src: int) -> None:
     """Put into the trace which registers and slots this comparison refines together."""
     ids = {value.id for value, reg in ((left, dst), (right, src)) if value.id and reg >= 0}
     if not ids:
@@ -245,10 +245,11 @@ def _note_links(state: State, left: Scalar, right: Scalar, dst: int, src: int) -
             value = frame.regs[index]
             if value.__class__ is Scalar and value.id in ids:
                 members.append((frame.index, False, index))
-        for i, slot in frame.stack.items():
-            if slot.value.__class__ is Scalar and slot.value.id in ids and slot.kinds[0] == SPILL:
+        for i, kept in frame.stack.items():
+            if kept.value.__class__ is Scalar and kept.value.id in ids and kept.kinds[0] == SPILL:
                 members.append((frame.index, True, i))
     if len(members) > 1:
+        v.note_history(state, slot)
         assert state.trace is not None
         state.trace = (state.trace[0], ("linked", tuple(members)), state.trace[2])
 

@@ -22,6 +22,8 @@ from actplane.asm.isa import (
     END,
     EXIT,
     FETCH,
+    GOTOL,
+    JA,
     JMP,
     JMP32,
     LD,
@@ -40,9 +42,10 @@ from actplane.asm.isa import (
     X,
 )
 from actplane.asm.uapi import HelperId
+from actplane.verifier.bits import bits_of
 from actplane.verifier.checkpoint import Checkpoint
-from actplane.verifier.flow import ARGUMENTS, HELPER_CALL, Code, is_conditional
-from actplane.verifier.state import State
+from actplane.verifier.flow import ARGUMENTS, CALLER_SAVED, HELPER_CALL, Code, is_conditional
+from actplane.verifier.state import NOT_MARKED, State
 from actplane.verifier.values import Scalar
 
 
@@ -88,14 +91,15 @@ def mark(code: Code, state: State, *regs: int) -> None:
     frame = state.frames[-1]
     wanted = 0
     for reg in regs:
-        value = frame.regs[reg]
-        if isinstance(value, Scalar):
+        if frame.regs[reg].__class__ is Scalar:
             wanted |= 1 << reg
-    if not wanted or (state.parent is None and state.trace is None):
+    if not wanted:
         return
     back = Backtrack(len(state.frames) - 1)
     back.regs[-1] = wanted
     _walk_back(code, back, state)
+    assert state.trace is not None
+    state.marked = state.trace[2], len(state.frames) - 1, wanted
 
 
 def mark_stack(code: Code, state: State, frame: int, index: int) -> None:
@@ -107,18 +111,18 @@ def mark_stack(code: Code, state: State, frame: int, index: int) -> None:
 
 def propagate(code: Code, old: Checkpoint, state: State) -> bool:
     """Mark in the path of `state` what was precise in a checkpoint that it was found equal to."""
+    if not any(old.precise_regs) and not any(old.precise_slots):
+        return False
     back = Backtrack(len(state.frames) - 1)
     for index, frame in enumerate(state.frames):
         regs, slots = old.precise_regs[index], old.precise_slots[index]
-        for reg in range(10):
-            if regs >> reg & 1 and isinstance(frame.regs[reg], Scalar):
+        for reg in bits_of(regs):
+            if frame.regs[reg].__class__ is Scalar:
                 back.regs[index] |= 1 << reg
-        while slots:
-            low = slots & -slots
-            slot = frame.stack.get(low.bit_length() - 1)
-            if slot is not None and isinstance(slot.value, Scalar):
-                back.slots[index] |= low
-            slots ^= low
+        for i in bits_of(slots):
+            slot = frame.stack.get(i)
+            if slot is not None and slot.value.__class__ is Scalar:
+                back.slots[index] |= 1 << i
     if back.is_empty:
         return False
     return _walk(code, back, state.trace, state.parent, state.slot)
@@ -128,27 +132,42 @@ def _walk_back(code: Code, back: Backtrack, state: State) -> None:
     """Follow wanted numbers from before the instruction that is being carried out."""
     assert state.trace is not None
     slot, _, older = state.trace
-    _walk(code, back, older, state.parent, slot)
+    _walk(code, back, older, state.parent, slot, state.marked)
 
 
-def _walk(code: Code, back: Backtrack, trace: Any, parent: Checkpoint | None, later: int) -> bool:
+_ALWAYS: Final = 1 << 11
+"""A bit beside those of registers: steps that must be looked at whatever is wanted."""
+
+
+def _walk(
+    code: Code, back: Backtrack, trace: Any, parent: Checkpoint | None, later: int, marked: Any = NOT_MARKED
+) -> bool:
     """
     Follow the wanted numbers back until each is marked or has no source left. `later` is the slot that
-    the path goes on with. True if some mark is new.
+    the path goes on with; `marked` is a step of the path, and a frame and registers that were followed
+    already from behind it. True if some mark is new.
     """
-    at = code.at
+    at, concerns = code.at, code.concerns
     has_changed = False
+    marked_step, marked_frame, marked_regs = marked
     while True:
         node = trace
+        wanted = back.regs[back.frame] | _ALWAYS
         try:
             while node is not None:
                 slot, extra, older = node
-                insn = at[slot]
-                assert insn is not None
-                _step_back(code, back, slot, insn, extra, later)
-                later = slot
-                if back.is_empty:
+                if node is marked_step and _is_marked(back, marked_frame, marked_regs):
                     return has_changed
+                if extra is not None or concerns[slot] & wanted:
+                    insn = at[slot]
+                    assert insn is not None
+                    if concerns[slot] < 0:
+                        concerns[slot] = _concern(code, slot, insn)
+                    _step_back(code, back, slot, insn, extra, later)
+                    wanted = back.regs[back.frame] | _ALWAYS
+                    if wanted == _ALWAYS and back.is_empty:
+                        return has_changed
+                later = slot
                 node = older
         except GaveUp:
             return _mark_all(parent) or has_changed
@@ -160,31 +179,57 @@ def _walk(code: Code, back: Backtrack, trace: Any, parent: Checkpoint | None, la
         trace, parent = parent.trace, parent.parent
 
 
+def _is_marked(back: Backtrack, marked_frame: int, regs: int) -> bool:
+    """Whether nothing is wanted but these registers of a frame."""
+    if back.frame != marked_frame or back.regs[marked_frame] & ~regs or any(back.slots):
+        return False
+    return not any(wanted for frame, wanted in enumerate(back.regs) if frame != marked_frame)
+
+
+def _concern(code: Code, slot: int, insn: Insn) -> int:
+    """Return the registers of which one must be wanted for a step back over a slot to change anything."""
+    kind = insn.code & CLASS_MASK
+    if kind in (ALU, ALU64, LDX):
+        return 1 << insn.dst
+    if kind == STX and insn.code & MODE_MASK == ATOMIC:
+        return 1 << insn.dst | 1 << insn.src | 1
+    if kind in (ST, STX):
+        return 1 << insn.dst
+    if is_conditional(insn):
+        return 1 << insn.dst | 1 << insn.src if insn.code & X else 0
+    if insn.code in (JA, GOTOL):
+        return 0
+    is_plain_helper = insn.src == HELPER_CALL and slot not in code.callback_calls and insn.imm != HelperId.bpf_tail_call
+    if insn.code == CALL and is_plain_helper:
+        return CALLER_SAVED
+    return 1 << insn.dst | _ALWAYS if kind != LD else (1 << insn.dst if insn.code == LD_IMM64 else CALLER_SAVED)
+
+
 def _mark_checkpoint(back: Backtrack, parent: Checkpoint) -> bool:
+    """Mark what is wanted in a checkpoint; what was marked there already is wanted no more."""
     has_changed = False
     frames = parent.state.frames
-    for index in range(len(back.regs)):
+    for index, (regs, slots) in enumerate(zip(back.regs, back.slots, strict=True)):
+        if not regs and not slots:
+            continue
         if index >= len(frames):
             back.regs[index] = back.slots[index] = 0
             continue
         frame = frames[index]
-        wanted = back.regs[index] & ~parent.precise_regs[index]
-        for reg in range(10):
-            if wanted >> reg & 1 and not isinstance(frame.regs[reg], Scalar):
-                wanted &= ~(1 << reg)
-        parent.precise_regs[index] |= wanted
-        back.regs[index] = wanted
-        slots = back.slots[index] & ~parent.precise_slots[index]
-        rest = slots
-        while rest:
-            low = rest & -rest
-            rest ^= low
-            slot = frame.stack.get(low.bit_length() - 1)
-            if slot is None or not isinstance(slot.value, Scalar):
-                slots ^= low
+        regs &= ~parent.precise_regs[index]
+        for reg in bits_of(regs):
+            if frame.regs[reg].__class__ is not Scalar:
+                regs &= ~(1 << reg)
+        parent.precise_regs[index] |= regs
+        back.regs[index] = regs
+        slots &= ~parent.precise_slots[index]
+        for i in bits_of(slots):
+            slot = frame.stack.get(i)
+            if slot is None or slot.value.__class__ is not Scalar:
+                slots &= ~(1 << i)
         parent.precise_slots[index] |= slots
         back.slots[index] = slots
-        has_changed = has_changed or bool(wanted or slots)
+        has_changed = has_changed or bool(regs or slots)
     return has_changed
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from actplane.verifier.bits import bits_of
 from actplane.verifier.checkpoint import Checkpoint
 from actplane.verifier.kinds import Kind
 from actplane.verifier.state import (
     ALL_MISC,
+    ALL_SPILL,
     DYNPTR,
     INVALID,
     IRQ,
@@ -26,6 +28,11 @@ from actplane.verifier.state import (
     State,
 )
 from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value
+
+_OBJECTS: Final = frozenset({DYNPTR, ITER, IRQ})
+
+_UNKNOWN_BYTES: Final = bytes([INVALID, MISC])
+_WRITTEN_BYTES: Final = bytes([MISC])
 
 NOT_EXACT: Final = 0
 RANGE_WITHIN: Final = 1
@@ -72,9 +79,11 @@ def states_equal(old: Checkpoint, new: State, exact: int, exact_frames: int = AL
     `exact_frames` on are compared with NOT_EXACT.
     """
     kept = old.state
-    if len(kept.frames) != len(new.frames):
+    if len(kept.frames) != len(new.frames) or kept.in_sleepable != new.in_sleepable:
         return False
-    if kept.in_sleepable != new.in_sleepable or (kept.speculative and not new.speculative):
+    if kept.speculative and not new.speculative:
+        return False
+    if old.suspect is not None and _still_differs(old, new, exact, exact_frames):
         return False
     ids = IdMap()
     if not _same_refs(kept, new, ids):
@@ -86,6 +95,24 @@ def states_equal(old: Checkpoint, new: State, exact: int, exact_frames: int = AL
         if not _frames_equal(old, index, frame, other, ids, exact if index < exact_frames else NOT_EXACT):
             return False
     return True
+
+
+def _still_differs(old: Checkpoint, new: State, exact: int, exact_frames: int) -> bool:
+    """Whether the states differ where the last comparison failed: mostly they do, and the rest need no look."""
+    assert old.suspect is not None
+    index, is_slot, place = old.suspect
+    exact = exact if index < exact_frames else NOT_EXACT
+    frame, other = old.state.frames[index], new.frames[index]
+    if not is_slot:
+        if not old.live[index] >> place & 1 and exact != EXACT:
+            return False
+        is_precise = bool(old.precise_regs[index] >> place & 1)
+        return not value_covers(frame.regs[place], other.regs[place], IdMap(), is_precise, exact)
+    slot = frame.stack.get(place)
+    if slot is None or (exact == NOT_EXACT and not old.read[index] >> place & 1):
+        return False
+    is_precise = bool(old.precise_slots[index] >> place & 1)
+    return not _slot_covers(slot, other.stack.get(place), IdMap(), is_precise, exact, old.reads_unwritten)
 
 
 def _same_refs(old: State, new: State, ids: IdMap) -> bool:
@@ -107,32 +134,49 @@ def _same_lock(one: Any, two: Any, ids: IdMap) -> bool:
     return one[0] is two[0] and ids.match(one[1], two[1])
 
 
+_ALL_REGS: Final = (1 << 10) - 1
+
+
 def _frames_equal(old: Checkpoint, index: int, frame: Frame, other: Frame, ids: IdMap, exact: int) -> bool:
     if frame.callback_depth > other.callback_depth:
         return False
-    live = old.live[index]
     precise = old.precise_regs[index]
     regs, others = frame.regs, other.regs
-    for reg in range(10):
-        if live >> reg & 1 or exact == EXACT:
-            one, two = regs[reg], others[reg]
-            if not value_covers(one, two, ids, bool(precise >> reg & 1), exact):
-                return False
+    for reg in bits_of(_ALL_REGS if exact == EXACT else old.live[index]):
+        one, two = regs[reg], others[reg]
+        is_precise = bool(precise >> reg & 1)
+        if one is two and _needs_no_ids(one, is_precise, exact):
+            continue
+        if not value_covers(one, two, ids, is_precise, exact):
+            old.suspect = index, False, reg
+            return False
     return _stacks_equal(old, index, frame, other, ids, exact)
 
 
+def _needs_no_ids(value: Value | None, is_precise: bool, exact: int) -> bool:
+    """Whether a value covers itself whatever ids stand for."""
+    if value.__class__ is Scalar:
+        return not value.id or (exact == NOT_EXACT and not is_precise)
+    if value.__class__ is Pointer:
+        return not (value.id or value.ref or value.owner)
+    return True
+
+
 def _stacks_equal(old: Checkpoint, index: int, frame: Frame, other: Frame, ids: IdMap, exact: int) -> bool:
-    read = old.read[index]
-    precise = old.precise_slots[index]
-    if exact == EXACT and frame.stack.keys() != other.stack.keys():
+    stack, others = frame.stack, other.stack
+    if exact == EXACT and stack.keys() != others.keys():
         return False
-    for i, slot in frame.stack.items():
-        if exact == NOT_EXACT and not read >> i & 1:
+    precise = old.precise_slots[index]
+    for i in stack if exact != NOT_EXACT else bits_of(old.read[index]):
+        slot = stack.get(i)
+        if slot is None:
             continue
-        twin = other.stack.get(i)
-        if twin is slot and not isinstance(slot.value, Scalar | Pointer):
+        twin = others.get(i)
+        is_precise = bool(precise >> i & 1)
+        if twin is slot and _needs_no_ids(slot.value, is_precise, exact) and slot.kinds[0] not in _OBJECTS:
             continue
-        if not _slot_covers(slot, twin, ids, bool(precise >> i & 1), exact, old.reads_unwritten):
+        if not _slot_covers(slot, twin, ids, is_precise, exact, old.reads_unwritten):
+            old.suspect = index, True, i
             return False
     return True
 
@@ -179,11 +223,10 @@ def _slot_covers(old: Slot, new: Slot | None, ids: IdMap, is_precise: bool, exac
 
 def as_scalar(slot: Slot, reads_unwritten: bool = True) -> Scalar | None:
     """Return the number that all 8 bytes of a slot hold, if it is one."""
-    if slot.kinds.count(SPILL) == 8:
-        return slot.value if isinstance(slot.value, Scalar) else None
-    if all(kind == MISC or (kind == INVALID and reads_unwritten) for kind in slot.kinds):
-        return UNKNOWN_SCALAR
-    return None
+    kinds = slot.kinds
+    if kinds == ALL_SPILL:
+        return slot.value if slot.value.__class__ is Scalar else None
+    return None if kinds.strip(_UNKNOWN_BYTES if reads_unwritten else _WRITTEN_BYTES) else UNKNOWN_SCALAR
 
 
 def _is_zero(value: Any) -> bool:
@@ -218,7 +261,7 @@ def value_covers(old: Value | None, new: Value | None, ids: IdMap, is_precise: b
     if kind in (Kind.PACKET, Kind.PACKET_META):
         # The old path needed `old.span` bytes; a longer proof now is as good.
         return (
-            old.span <= new.span
+            (old.span <= new.span if old.span >= 0 and new.span >= 0 else old.span == new.span)
             and old.off == new.off
             and (not old.id or ids.match(old.id, new.id))
             and old.var.holds(new.var)

@@ -70,8 +70,10 @@ def read_fixed(v: Verification, state: State, slot: int, pointer: Pointer, off: 
         if isinstance(value, Pointer):
             if size != 8 or spilled != 8:
                 refuse("stack-pointer-corruption", slot, f"{size} bytes of a spilled pointer are loaded")
+            v.note_history(state, slot)
             return value
         if size <= spilled and first == 0:
+            v.note_history(state, slot)
             state.trace = (state.trace[0], ("stack", frame.index, index), state.trace[2])
             if size == 4 and spilled == 4 and not value.range.is_const and not value.id:
                 value = Scalar(value.range, v.new_id())
@@ -82,6 +84,7 @@ def read_fixed(v: Verification, state: State, slot: int, pointer: Pointer, off: 
         piece = kinds[first : first + size]
         is_zero = value.range.is_const and value.range.value == 0
         if is_zero and all(kind in (SPILL, NOUGHT) for kind in piece):
+            v.note_history(state, slot)
             v.mark_precise_stack(state, frame.index, index)
             return known(0)
         return UNKNOWN_SCALAR
@@ -122,6 +125,7 @@ def write_fixed(
             value = Scalar(value.range, v.new_id())
             state.frames[-1].regs[source] = value
         _spill(frame, index, value, size)
+        v.note_history(state, slot)
         return
     if isinstance(value, Pointer):
         if size != 8 or first:
@@ -129,6 +133,7 @@ def write_fixed(
         if frame is not state.frames[-1] and value.kind.name == "STACK":
             refuse("pointer-leak", slot, "a stack pointer is spilled into the stack of a caller", source)
         _spill(frame, index, value, 8)
+        v.note_history(state, slot)
         return
     kinds = bytearray(kept.kinds) if kept is not None else bytearray([INVALID]) * 8
     _scrub(kinds)

@@ -152,15 +152,23 @@ Trace = tuple[int, Any, Any]
 """A step of a path: the slot executed, what else it touched (see precision), and the step before."""
 
 
+Marked = tuple[Trace | None, int, int]
+"""A step of a path, and the frame and registers (as bits) that were followed back from behind it."""
+
+NOT_MARKED: Final[Marked] = (None, 0, 0)
+
+
 class State:
     """A path at an instruction. `parent` is the last checkpoint passed; `trace` leads back to it."""
 
     __slots__ = (
         "callback_unroll",
         "frames",
+        "history",
         "in_sleepable",
         "irq_id",
         "locks",
+        "marked",
         "may_goto",
         "parent",
         "preempt_off",
@@ -187,6 +195,9 @@ class State:
         self.slot = 0
         self.parent: Any = None
         self.trace: Trace | None = None
+        self.marked = NOT_MARKED
+        self.history = 0
+        """How many steps since the last checkpoint backtracking needs more than the slot of."""
         self.steps: Any = None
         """The branches taken since the start, newest first: (slot, text, older)."""
         self.speculative = False
@@ -208,6 +219,8 @@ class State:
         twin.slot = self.slot
         twin.parent = self.parent
         twin.trace = self.trace
+        twin.marked = self.marked
+        twin.history = self.history
         twin.steps = self.steps
         twin.speculative = self.speculative
         twin.written = self.written[:]

@@ -104,6 +104,11 @@ class Verification:
         if self.tracks_precision:
             precision.mark_stack(self.code, state, frame, index)
 
+    def note_history(self, state: State, slot: int) -> None:
+        """Note that backtracking needs more than the slot of this step. Long histories force a checkpoint."""
+        if slot not in self.code.jump_points:
+            state.history += 1
+
     def in_sleepable(self, state: State) -> bool:
         return self.is_sleepable or state.in_sleepable
 
