@@ -7,6 +7,7 @@ Source: tools/lib/bpf of Linux 6.18 and Documentation/bpf/libbpf/program_types.r
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -149,9 +150,11 @@ _BY_NAME: Final = _table(_WHOLE)
 
 def hook_of(section: str) -> SectionHook | None:
     """
-    Return what a section's name says, None if it is no name that libbpf knows.
+    Return what a section's name says, None if it is not known.
 
-    Shape:  a question mark in front, which tells libbpf not to load the program by itself, is ignored.
+    Shape:  a question mark in front, which tells libbpf not to load the program by itself, is ignored,
+            and so is what follows a slash without a meaning ("xdp/filter"), which libbpf no longer
+            allows and others do.
 
     >>> hook_of("lsm.s/file_open").attach_to, hook_of("lsm.s/file_open").is_sleepable
     ('file_open', True)
@@ -164,6 +167,13 @@ def hook_of(section: str) -> SectionHook | None:
         return whole
     prefix, _, rest = name.partition("/")
     found = _BY_PREFIX.get(prefix)
-    if found is None or not rest:
-        return found
-    return SectionHook(found.prog_type, found.attach_type, rest, found.is_sleepable)
+    if found is None:
+        return next((_BY_NAME[start] for start in _starts(name) if start in _BY_NAME), None)
+    return SectionHook(found.prog_type, found.attach_type, rest or None, found.is_sleepable)
+
+
+def _starts(name: str) -> Iterator[str]:
+    """Iterate over what stands in front of each slash, the longest first."""
+    while "/" in name:
+        name = name.rpartition("/")[0]
+        yield name

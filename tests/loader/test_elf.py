@@ -10,6 +10,7 @@ from actplane.asm.insn import MapFd, MapValue, Unresolved
 from actplane.asm.program import Program
 from actplane.asm.uapi import AttachType, MapType, ProgType
 from actplane.loader.elf import LinkedObject, read_elf
+from actplane.loader.elf_sections import hook_of
 
 OBJECTS = Path(__file__).parent / "objects"
 
@@ -102,6 +103,40 @@ def test_a_call_ends_at_the_first_instruction_of_its_function():
 def test_sections_say_what_programs_are(name: str, kind: ProgType, attach: AttachType | None, target: str | None):
     found = program(read("calls"), name)
     assert (found.prog_type, found.attach_type, found.attach_to) == (kind, attach, target)
+
+
+@pytest.mark.parametrize(
+    ("section", "kind", "attach", "target", "is_sleepable"),
+    [
+        ("lsm.s/file_open", "LSM", "LSM_MAC", "file_open", True),
+        ("lsm_cgroup/socket_bind", "LSM", "LSM_CGROUP", "socket_bind", False),
+        ("fentry/do_exit", "TRACING", "TRACE_FENTRY", "do_exit", False),
+        ("fmod_ret.s/security_file_open", "TRACING", "MODIFY_RETURN", "security_file_open", True),
+        ("iter/task", "TRACING", "TRACE_ITER", "task", False),
+        ("tp/syscalls/sys_enter_execve", "TRACEPOINT", None, "syscalls/sys_enter_execve", False),
+        ("kprobe", "KPROBE", None, None, False),
+        ("uprobe.multi.s//bin/sh:main", "KPROBE", "TRACE_UPROBE_MULTI", "/bin/sh:main", True),
+        ("cgroup/connect4", "CGROUP_SOCK_ADDR", "CGROUP_INET4_CONNECT", None, False),
+        ("cgroup_skb/egress", "CGROUP_SKB", "CGROUP_INET_EGRESS", None, False),
+        ("sk_reuseport/migrate", "SK_REUSEPORT", "SK_REUSEPORT_SELECT_OR_MIGRATE", None, False),
+        ("syscall", "SYSCALL", None, None, True),
+        ("struct_ops.s/init", "STRUCT_OPS", None, "init", True),
+        ("?xdp.frags/devmap", "XDP", "XDP_DEVMAP", None, False),
+        ("xdp/filter/first", "XDP", "XDP", None, False),
+        ("classifier/ingress", "SCHED_CLS", None, None, False),
+    ],
+)
+def test_every_kind_of_section(section: str, kind: str, attach: str | None, target: str | None, is_sleepable: bool):
+    found = hook_of(section)
+    assert found is not None
+    assert found.prog_type.name == f"BPF_PROG_TYPE_{kind}"
+    assert found.attach_type == (None if attach is None else AttachType[f"BPF_{attach}"])
+    assert (found.attach_to, found.is_sleepable) == (target, is_sleepable)
+
+
+@pytest.mark.parametrize("section", ["", "xdpfilter", "my/xdp", ".text", "cgroup", "lsmx/file_open"])
+def test_sections_that_say_nothing(section: str):
+    assert hook_of(section) is None
 
 
 def test_without_a_kernel_fields_stay_as_compiled():
