@@ -107,7 +107,8 @@ def _map(v: Verification, state: State, call: Call, reg: int, value: Value, arg:
 
 
 def _key(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
-    pointer = _pointer(call, reg, value, _KEYS, "fp, pkt, map_key, map_value")
+    kinds = _KEYS if v.profile.at_least(6, 2) else _KEYS - {Kind.MEM}
+    pointer = _pointer(call, reg, value, kinds, "fp, pkt, map_key, map_value")
     assert call.map is not None
     size = call.map.spec.key_size
     call.extra["key"] = pointer

@@ -63,7 +63,7 @@ _DISABLED: Final = """
 getprocattr getselfattr inode_copy_up inode_copy_up_xattr inode_getsecurity inode_listsecurity
 inode_need_killpriv ismaclabel key_getsecurity secid_to_secctx setprocattr vm_enough_memory
 """
-DISABLED_HOOKS: Final = dict.fromkeys(_DISABLED.split(), (6, 12)) | {"file_alloc_security": (7, 1)}
+DISABLED_HOOKS: Final = dict.fromkeys(_DISABLED.split(), (6, 1)) | {"file_alloc_security": (7, 1)}
 
 # Arguments of tracepoints that may be null although most callers pass a pointer, as bits.
 NULLABLE_TRACEPOINT_ARGS: Final = {

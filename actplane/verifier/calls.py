@@ -94,7 +94,11 @@ def _prototype(v: Verification, helper: int) -> Prototype:
         special = ()
     if special is None:
         return proto
-    return Prototype(proto.name, proto.returns, tuple(map(parse_argument, special)))
+    args = tuple(map(parse_argument, special))
+    if name in ("sk_storage_get", "sk_storage_delete") and not v.profile.at_least(6, 2):
+        # The socket had to be there.
+        args = (args[0], args[1]._replace(is_nullable=False), *args[2:])
+    return Prototype(proto.name, proto.returns, args)
 
 
 def _forbidden(v: Verification, helper: int) -> tuple[str, str] | None:

@@ -36,9 +36,11 @@ def _target(v: Verification, own: TypeProvider, field: SpecialField) -> tuple[Ty
     return kernel, type_id, False
 
 
-def _loaded(v: Verification, state: State, own: TypeProvider, field: SpecialField) -> Pointer:
+def _loaded(v: Verification, state: State, own: TypeProvider, field: SpecialField) -> Value:
     types, type_id, is_local = _target(v, own, field)
     flags = Flag.NULL
+    if field.what == "uptr" and not v.profile.at_least(6, 13):
+        return UNKNOWN_SCALAR
     if field.what == "uptr":
         return Pointer(Kind.MEM, flags=flags, size=size_of(types, type_id) or 0, id=v.new_id())
     is_safe = is_local or field.what == "percpu_kptr" or types.type_at(type_id).name in _RCU_PROTECTED

@@ -87,6 +87,10 @@ def push_callback(v: Verification, state: State, call: Call) -> None:
         _push_async(v, state, call)
         return
     caller = state.frames[-1]
+    if call.name == "bpf_for_each_map_elem" and not v.profile.at_least(6, 10):
+        known = v.subject.notes.setdefault("walked_maps", {}).setdefault(slot, call.map)
+        if known is not call.map:
+            refuse("callback", slot, "one call walks one map or another, which kernels take since Linux 6.10")
     if call.name == "bpf_loop":
         if not isinstance(caller.regs[1], Scalar):
             refuse("argument-type", slot, "r1 of bpf_loop must be the number of rounds", 1)
@@ -268,7 +272,7 @@ def check_return_value(v: Verification, state: State, slot: int) -> None:
     # An LSM hook returns an int: the upper half of r0 is not looked at.
     is_int = program.prog_type is ProgType.BPF_PROG_TYPE_LSM and program.attach_type is not AttachType.BPF_LSM_CGROUP
     first, last = (range_.s32min, range_.s32max) if is_int else (range_.smin, range_.smax)
-    is_old_lsm = program.prog_type is ProgType.BPF_PROG_TYPE_LSM and not v.profile.at_least(6, 12)
+    is_old_lsm = is_int and not v.profile.at_least(6, 12)
     if first < low or last > high:
         if is_old_lsm:
             return
