@@ -72,7 +72,7 @@ class Verification:
         self.is_privileged = options.is_privileged
         self.is_gpl = subject.program.license in GPL_COMPATIBLE
         self.tracks_precision = options.is_privileged
-        self.allows_uninitialized_stack = options.is_privileged and profile.at_least(6, 1)
+        self.allows_uninitialized_stack = options.is_privileged and profile.at_least(6, 3)
         self.log: list[str] = []
         self.stack_bytes: dict[int, int] = {}
         self.globals_called: list[int] = []
