@@ -87,6 +87,7 @@ def _listed_field(v: Verification, slot: int, reg: int, off: int, size: int, is_
     if layout is None:
         refuse("unsupported", slot, f"the context of {prog} programs is not modelled")
     is_kept_back = layout == "cgroup_skb" and not v.is_privileged and _needs_privileges(off, is_write=is_write)
+    is_kept_back |= layout == "regs_rw" and is_write and not v.profile.writes_registers
     if is_kept_back or not context_tables.is_allowed(layout, off, size, v.profile.version, is_write=is_write):
         verb = "write" if is_write else "read"
         refuse("context-access", slot, f"r{reg}: a {prog} program may not {verb} {size} bytes at {off}", reg)

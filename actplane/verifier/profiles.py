@@ -30,6 +30,8 @@ class KernelProfile:
     max_cpus: int = 8192
     is_lockdown: bool = False
     """Lockdown in integrity mode forbids bpf_probe_write_user."""
+    writes_registers: bool = True
+    """Whether uprobe programs may write registers: stock kernels since 6.18 let them, some builds do not."""
 
     def at_least(self, major: int, minor: int) -> bool:
         return self.version >= (major, minor)

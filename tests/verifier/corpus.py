@@ -192,7 +192,8 @@ def _program(raw: dict[str, Any]) -> Program:
 
 def profile_of_case(case: Case) -> KernelProfile:
     """Return the profile of the kernel whose verdict is the truth about a case."""
-    return replace(profile_of("6.18"), is_lockdown=case.is_host_truth)
+    is_host = case.is_host_truth
+    return replace(profile_of("6.18"), is_lockdown=is_host, writes_registers=not is_host)
 
 
 def _name_symbols(case: Case, types: Btf) -> None:
