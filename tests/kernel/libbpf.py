@@ -13,8 +13,18 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from actplane.asm.uapi import MapType
+
 _LOG_BYTES = 1 << 20
 _LEVEL_DEBUG = 2
+_ENTRIES = 4
+_COUNTED = {
+    kind
+    for kind in MapType
+    if not kind.name.endswith(("_STORAGE", "_STORAGE_DEPRECATED", "RINGBUF", "PERF_EVENT_ARRAY", "STRUCT_OPS", "ARENA"))
+}
+"""Maps that must have elements: where an object leaves their number to its program, a few will do."""
+
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
 
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
@@ -30,6 +40,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "bpf_program__insn_cnt": (ctypes.c_size_t, ctypes.c_void_p),
     "bpf_map__name": (ctypes.c_char_p, ctypes.c_void_p),
     "bpf_map__fd": (ctypes.c_int, ctypes.c_void_p),
+    "bpf_map__type": (ctypes.c_int, ctypes.c_void_p),
     "bpf_map__max_entries": (ctypes.c_uint32, ctypes.c_void_p),
     "bpf_map__set_max_entries": (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32),
     "bpf_map__set_pin_path": (ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p),
@@ -104,6 +115,8 @@ def _load(lib: ctypes.CDLL, handle: int, name: str, said: list[str]) -> Loaded |
         return None
     for map_ in _each(lib.bpf_object__next_map, handle):
         lib.bpf_map__set_pin_path(map_, None)
+        if not lib.bpf_map__max_entries(map_) and lib.bpf_map__type(map_) in _COUNTED:
+            lib.bpf_map__set_max_entries(map_, _ENTRIES)
     error = lib.bpf_object__load(handle)
     code = ctypes.string_at(lib.bpf_program__insns(chosen), lib.bpf_program__insn_cnt(chosen) * 8)
     maps = _each(lib.bpf_object__next_map, handle)
