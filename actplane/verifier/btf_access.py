@@ -117,7 +117,7 @@ def access(
         refuse("read-only", slot, f"r{reg}: struct {name} can only be read", reg)
     if is_alloc:
         _check_allocated(v, state, slot, reg, base, off, size)
-    found = member_at(types, base.type_id, off, size)
+    found = member_at(types, base.type_id, off, size, is_lax=v.profile.at_least(6, 2))
     if found.problem:
         refuse("struct-access", slot, f"r{reg}: {found.problem}", reg)
     if not found.type_id and found.flags & Flag.RDONLY and not is_write and v.profile.at_least(6, 17) and not is_alloc:

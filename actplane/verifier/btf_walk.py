@@ -92,11 +92,12 @@ class Found(NamedTuple):
     problem: str = ""
 
 
-def member_at(types: TypeProvider, type_id: int, off: int, size: int) -> Found:
+def member_at(types: TypeProvider, type_id: int, off: int, size: int, *, is_lax: bool = False) -> Found:
     """
     Return what a load of `size` bytes at byte `off` of a struct yields.
 
-    Unions make the pointers in them untrusted. A problem is returned in words, not raised, since
+    Unions make the pointers in them untrusted; `is_lax` allows to read a number there beyond its
+    member's end. A problem is returned in words, not raised, since
     the caller knows the instruction.
     """
     flags = 0
@@ -119,7 +120,7 @@ def member_at(types: TypeProvider, type_id: int, off: int, size: int) -> Found:
             assert inner is not None
             container = inner
             continue
-        step = _step(types, container, off, size, flags)
+        step = _step(types, container, off, size, flags, is_lax)
         if isinstance(step, Found):
             return step
         container, off = step
@@ -139,7 +140,9 @@ def _flexible_tail(types: TypeProvider, container: Type, off: int) -> tuple[int,
     return (off - container.size) % element_size, strip(types, array.target)
 
 
-def _step(types: TypeProvider, container: Type, off: int, size: int, flags: int) -> Found | tuple[Type, int]:
+def _step(
+    types: TypeProvider, container: Type, off: int, size: int, flags: int, is_lax: bool
+) -> Found | tuple[Type, int]:
     for member in container.members:
         start = member.offset_bits // 8
         if member.bitfield_bits:
@@ -170,7 +173,7 @@ def _step(types: TypeProvider, container: Type, off: int, size: int, flags: int)
             return inner, at
         if inner is not None and inner.kind == BtfKind.PTR:
             return _pointer_member(types, member.name, member.type_id, container, at, off, size, flags)
-        if off + size > start + member_size:
+        if off + size > start + member_size and not (is_lax and flags & Flag.UNTRUSTED):
             return _beyond(member.name, start + member_size, container, off, size)
         return Found(0, 0, member.name)
     return Found(0, 0, "", f"struct {container.name} doesn't have field at offset {off}")

@@ -73,7 +73,9 @@ def message_of(case: corpus.Case, kernel: str) -> str:
 
 def profile_for(kernel: str) -> KernelProfile:
     """Return the profile of one of the corpus's kernels; its host was locked down."""
-    return profile_of(kernel) if kernel != "host" else replace(profile_of("6.18"), is_lockdown=True, writes_registers=False)
+    if kernel != "host":
+        return profile_of(kernel)
+    return replace(profile_of("6.18"), is_lockdown=True, writes_registers=False)
 
 
 def types_for(kernel: str, folder: Path | None) -> Btf:
