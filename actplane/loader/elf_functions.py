@@ -62,6 +62,11 @@ class Functions:
         """Return the functions that programs start with, in the order of their places."""
         return [each for functions in self._by_section.values() for each in functions if not each.is_subprogram]
 
+    def subprogram(self, name: str) -> Function | None:
+        """Return the function of a name that is there to be called, None if there is none."""
+        every = (each for functions in self._by_section.values() for each in functions)
+        return next((each for each in every if each.is_subprogram and each.name == name), None)
+
     def at(self, section: int, slot: int) -> Function | None:
         """Return the function that a slot of a section belongs to, None if it belongs to none."""
         functions = self._by_section.get(section, [])

@@ -40,6 +40,8 @@ from actplane.source import Source, Span
 POISON_KFUNC_BASE = 2_002_000_000
 """libbpf has a program call a helper of such a number in the place of a weak function that is not there."""
 
+_EXCEPTION_TAG = "exception_callback:"
+
 _CALL = 0x85
 
 
@@ -96,6 +98,9 @@ class Linker:
                 struct.pack_into("<i", code, (base + slot) * SLOT_BYTES + 4, starts[key] - (base + slot) - 1)
 
         place(main)
+        for callback in self._exception_callbacks(main):
+            if (callback.section.index, callback.start_slot) not in starts:
+                place(callback)
         insns, indexes = self._insns(main, bytes(code), symbols, spans)
         bases = {starts[each.section.index, each.start_slot]: each for each in order}
         hook = hook_of(main.section.name) or SectionHook(ProgType.BPF_PROG_TYPE_UNSPEC)
@@ -111,6 +116,17 @@ class Linker:
         )
         types = {slot: each.type_id for slot, each in bases.items() if each.type_id is not None and not each.is_hidden}
         return LinkedProgram(program, types)
+
+    def _exception_callbacks(self, main: Function) -> list[Function]:
+        """Return the function that a tag on the program names to run when bpf_throw is called; nothing calls it."""
+        if self._given.btf is None or main.type_id is None:
+            return []
+        tags = [text for text, component in self._given.btf.tags_of(main.type_id) if component == -1]
+        names = [text.removeprefix(_EXCEPTION_TAG) for text in tags if text.startswith(_EXCEPTION_TAG)]
+        found = [self._given.functions.subprogram(name) for name in names]
+        if None in found:
+            raise ElfError(f"{self._given.elf.name}: program {main.name}: no function {names[found.index(None)]!r}")
+        return [function for function in found if function is not None]
 
     def _insns(
         self, main: Function, code: bytes, symbols: Mapping[int, Symbol], spans: Mapping[int, Span]

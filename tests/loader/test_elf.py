@@ -81,6 +81,12 @@ def test_called_functions_follow_the_program():
     assert names == {"first", "add", "twice"}
 
 
+def test_the_function_that_catches_exceptions_follows_though_nothing_calls_it():
+    linked = read("exceptions")
+    assert list(program(linked, "throws").functions.values()) == ["caught"]
+    assert not program(linked, "throws_alone").functions
+
+
 def test_a_call_ends_at_the_first_instruction_of_its_function():
     first = program(read("calls"), "first")
     slots = [sum(insn.slots for insn in first.insns[:index]) for index in range(len(first.insns))]
