@@ -211,7 +211,7 @@ def _check_special(v: Verification, state: State, call: Call, helper: int) -> No
         v.subject.notes.setdefault("tail_calls", set()).add(v.code.function_of[call.slot])
         known = v.subject.notes.setdefault("tail_maps", {}).setdefault(call.slot, call.map)
         if known is not call.map and not v.is_privileged:
-            refuse("speculation", call.slot, "a tail call through one map or another, as the path may be", 2)
+            refuse("tail-call", call.slot, "a tail call through one map or another, as the path may be", 2)
     elif call.name == "bpf_get_local_storage":
         flags = regs[2]
         if not (isinstance(flags, Scalar) and flags.range.is_const and flags.range.value == 0):
