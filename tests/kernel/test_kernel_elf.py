@@ -19,7 +19,7 @@ from tests.kernel.elf_sweep import compare, running_target
 from tests.kernel.libbpf import library
 
 OBJECTS = Path(__file__).parents[1] / "loader" / "objects"
-LOADED = ["calls", "core", "exceptions", "kernel", "maps"]
+LOADED = ["calls", "core", "kernel", "maps"]
 
 
 @pytest.fixture
