@@ -208,7 +208,14 @@ def _name_symbols(case: Case, types: Btf) -> None:
     case.program = replace(case.program, insns=tuple(insns))
 
 
-def judge(case: Case, types: Btf, max_insns: int = 1_000_000, *, profile: KernelProfile | None = None) -> Report | None:
+def judge(
+    case: Case,
+    types: Btf,
+    max_insns: int = 1_000_000,
+    *,
+    profile: KernelProfile | None = None,
+    is_privileged: bool = True,
+) -> Report | None:
     """Ask the mirror about a case; None if the program cannot even be written as instructions."""
     try:
         prepare(case)
@@ -217,6 +224,11 @@ def judge(case: Case, types: Btf, max_insns: int = 1_000_000, *, profile: Kernel
     _name_symbols(case, types)
     assert case.program is not None
     flags = case.raw["prog_flags"]
-    options = Options(is_strict=flags & 3 == 1, keeps_all_states=bool(flags & 8), max_insns=max_insns)
+    options = Options(
+        is_privileged=is_privileged,
+        is_strict=flags & 3 == 1,
+        keeps_all_states=bool(flags & 8) and is_privileged,
+        max_insns=max_insns,
+    )
     profile = profile or profile_of_case(case)
     return verify(case.program, case.maps, types, own=case.own, profile=profile, options=options)
