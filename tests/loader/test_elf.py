@@ -38,6 +38,21 @@ def test_maps_have_what_their_definitions_say():
     assert (maps["jumps"].type, maps["jumps"].value_size) == (MapType.BPF_MAP_TYPE_PROG_ARRAY, 4)
 
 
+def test_maps_of_old_objects_are_found_in_their_sections():
+    linked = read("older")
+    maps = [
+        (spec.name, spec.type, spec.key_size, spec.value_size, spec.max_entries, spec.flags)
+        for spec in linked.object.maps
+    ]
+    assert maps == [
+        ("numbers", MapType.BPF_MAP_TYPE_ARRAY, 4, 8, 16, 0),
+        ("names", MapType.BPF_MAP_TYPE_HASH, 8, 32, 100, 1),
+        ("events", MapType.BPF_MAP_TYPE_PERF_EVENT_ARRAY, 4, 4, 0, 0),
+    ]
+    named = [insn.symbol for insn in program(linked, "counter").insns if insn.symbol is not None]
+    assert named == [MapFd("numbers"), MapFd("names"), MapFd("events")]
+
+
 def test_variables_are_arrays_with_their_contents():
     maps = {spec.name: spec for spec in read("maps").object.maps}
     assert maps[".rodata"].contents == b"\x0a\0\0\0hello\0"
