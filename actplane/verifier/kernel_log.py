@@ -25,6 +25,16 @@ class KernelRefusal:
 
 # The first pattern that matches a message decides.
 _PATTERNS: Final[tuple[tuple[str, str], ...]] = (
+    (r"variable stack access prohibited for !root", "stack-variable-offset"),
+    (r"prohibited for !root|tail_call abusing map_ptr", "speculation"),
+    (r"allowed for CAP_BPF", "privileged-only"),
+    (r"irq flag|restore irq state out of order", "irq-flag"),
+    (r"exception (cb|callback)|cannot be called from callback subprog", "exception"),
+    (r"(spin_lock|bpf_spin_lock) at off=\d+ must be held|held lock and object are not in the same", "graph"),
+    (r"(list_head|list_node|rb_root|rb_node) (not found at offset|has to be at)|not allowed in rbtree cb", "graph"),
+    (r"operation on (bpf_list_head|bpf_rb_root|list_head|rb_root) expects|non-owning or refcounted", "graph"),
+    (r"arg#1 offset=\d+, but expected|expected pointer to map value or allocated object", "graph"),
+    (r"allocated object|neither owning or non-owning|bpf_refcount field|obj_new type|obj_drop\(\)", "allocated-object"),
     (r"R\d+ !read_ok", "uninitialized-register"),
     (r"invalid mem access '\w*_or_null_?\w*'", "null-dereference"),
     (r"invalid mem access 'scalar'", "not-a-pointer"),

@@ -82,6 +82,8 @@ bpf_stream_vprintk_impl      6.17 all
 bpf_wq_init                  6.10 all
 bpf_wq_set_callback_impl     6.10 all    callback
 bpf_wq_start                 6.10 all
+bpf_task_work_schedule_signal_impl 6.18 all trusted callback
+bpf_task_work_schedule_resume_impl 6.18 all trusted callback
 bpf_modify_return_test_tp    6.11 all
 bpf_arena_alloc_pages        6.9  all    sleep
 bpf_arena_free_pages         6.9  all    sleep
@@ -220,7 +222,8 @@ bbr_set_state                5.13 ops
 
 _WITHOUT_IMPL: Final = frozenset(
     """bpf_obj_new bpf_obj_drop bpf_percpu_obj_new bpf_percpu_obj_drop bpf_refcount_acquire bpf_list_push_front
-    bpf_list_push_back bpf_rbtree_add bpf_wq_set_callback bpf_stream_vprintk""".split()  # noqa: SIM905
+    bpf_list_push_back bpf_rbtree_add bpf_wq_set_callback bpf_stream_vprintk
+    bpf_task_work_schedule_signal bpf_task_work_schedule_resume""".split()  # noqa: SIM905
 )
 """Since Linux 7.1 these go by their plain names, too."""
 

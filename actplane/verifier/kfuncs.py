@@ -29,9 +29,8 @@ _UNLOCKS: Final = frozenset({"bpf_res_spin_unlock", "bpf_res_spin_unlock_irqrest
 _ALLOWED_UNDER_LOCK: Final = graphs.NAMES | _LOCKS | _UNLOCKS | {"bpf_refcount_acquire_impl"}
 _ALLOWED_SINCE_6_14: Final = frozenset({"bpf_iter_num_new", "bpf_iter_num_next", "bpf_iter_num_destroy"})
 
-# Calls that run a function of the program, and the one that keeps it for later.
+# Calls that run a function of the program.
 _RUNS_CALLBACK: Final = frozenset({"bpf_rbtree_add_impl"})
-_KEEPS_CALLBACK: Final = frozenset({"bpf_wq_set_callback_impl"})
 
 
 def prepare(v: Verification) -> None:
@@ -127,7 +126,7 @@ def _call(v: Verification, state: State, slot: int, function: KernelFunction, pr
     call = Call(-1, name, slot)
     regs = state.frames[-1].regs
     kfunc_arguments.check_all(v, state, call, function, proto.members)
-    if name in _RUNS_CALLBACK or name in _KEEPS_CALLBACK:
+    if name in _RUNS_CALLBACK or "callback" in function.flags:
         subprograms.push_callback(v, state, call)
     if "throw" in function.flags:
         return _throw(v, state, slot)

@@ -73,6 +73,15 @@ def _call_global(v: Verification, state: State, slot: int, target: int, function
     return slot + 1
 
 
+_LATER: Final = {
+    "bpf_timer_set_callback": (0, 0),
+    "bpf_wq_set_callback_impl": (0, 0),
+    "bpf_task_work_schedule_signal_impl": (-(1 << 31), (1 << 31) - 1),
+    "bpf_task_work_schedule_resume_impl": (-(1 << 31), (1 << 31) - 1),
+}
+"""Calls that keep a function of the program for later, and what it may return."""
+
+
 def push_callback(v: Verification, state: State, call: Call) -> None:
     """
     Keep for later the path into the callback of a helper. The path at hand goes on behind the helper,
@@ -83,7 +92,7 @@ def push_callback(v: Verification, state: State, call: Call) -> None:
         refuse("callback", slot, f"there is no function at slot {target}")
     if target in v.subject.notes.get("globals", {}):
         refuse("callback", slot, "a callback must be a static function")
-    if call.name in ("bpf_timer_set_callback", "bpf_wq_set_callback_impl"):
+    if call.name in _LATER:
         _push_async(v, state, call)
         return
     caller = state.frames[-1]
@@ -145,18 +154,18 @@ def _callback_arguments(v: Verification, call: Call, args: list[Value | None]) -
 
 
 def _push_async(v: Verification, state: State, call: Call) -> None:
-    """A timer's callback runs later, on its own: it is walked from an empty stack."""
+    """The callback runs later, on its own: it is walked from an empty stack."""
     timer_map, uid = call.extra["timer_map"]
     other = v.push(state, call.callback, f"{call.name}: the callback runs", call.slot)
     frame = Frame(0, v.code.function_of[call.callback], -1)
     frame.regs[1] = Pointer(Kind.MAP_PTR, map=timer_map, map_uid=uid)
     frame.regs[2] = Pointer(Kind.MAP_KEY, map=timer_map, id=v.new_id())
     frame.regs[3] = Pointer(Kind.MAP_VALUE, map=timer_map, map_uid=uid, id=v.new_id())
-    # A work queue runs where sleeping is allowed, whatever the program may do.
-    other.in_sleepable = call.name == "bpf_wq_set_callback_impl"
+    # All but timers run where sleeping is allowed, whatever the program may do.
+    other.in_sleepable = call.name != "bpf_timer_set_callback"
     frame.is_async = True
     frame.callback = call.name
-    frame.callback_range = (0, 0)
+    frame.callback_range = _LATER[call.name]
     v.subject.notes.setdefault("async_callbacks", set()).add(call.callback)
     if other.parent is not None:
         # Not a continuation of this path: a callback that sets itself again is no loop.

@@ -1,0 +1,30 @@
+"""What kernels say of objects, graphs, interrupts and speculation, and the refusal ids that it stands for."""
+
+from __future__ import annotations
+
+import pytest
+
+from actplane.verifier.kernel_log import id_of_message
+
+MESSAGES = {
+    "R0 pointer arithmetic of map value goes out of range, prohibited for !root": "speculation",
+    "R1 has pointer with unsupported alu operation, pointer arithmetic with it prohibited for !root": "speculation",
+    "R3 variable stack access prohibited for !root, var_off=(0x0; 0x7) off=0": "stack-variable-offset",
+    "loading/calling other bpf or kernel functions are allowed for CAP_BPF and CAP_SYS_ADMIN": "privileged-only",
+    "expected an initialized irq flag as arg#0": "irq-flag",
+    "cannot restore irq state out of order, expected id=2 acquired at insn_idx=4": "irq-flag",
+    "multiple exception callback tags for main subprog": "exception",
+    "bpf_spin_lock at off=16 must be held for bpf_list_head": "graph",
+    "held lock and object are not in the same allocation": "graph",
+    "bpf_list_node not found at offset=0": "graph",
+    "operation on bpf_list_head expects arg#1 bpf_list_node at offset=48 in struct foo": "graph",
+    "arg#0 expected pointer to allocated object": "allocated-object",
+    "arg#0 doesn't point to a type with bpf_refcount field": "allocated-object",
+    "bpf_obj_new/bpf_percpu_obj_new type ID argument must be of a struct": "allocated-object",
+    "R1 !read_ok": "uninitialized-register",
+}
+
+
+@pytest.mark.parametrize(("message", "id_"), MESSAGES.items())
+def test_message_stands_for_the_id(message: str, id_: str) -> None:
+    assert id_of_message(message) == id_
