@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import platform
 import re
+import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from actplane.cli.asm_input import InputError
@@ -50,17 +51,20 @@ def link_for_kernel(
     types = read_types(options.btf) if options.btf else _running_types(is_needed=found.needs_kernel)
     if types is None:
         return found.link(only=only), None
-    config = _config(options)
-    version = _version(profile)
-    # Addresses are those of the running kernel, as are options of its configuration.
-    target = Target(types, version, config) if options.btf else Target(types, version, config, running_addresses())
+    target = Target(types, _version(profile), _config(options))
+    if not options.btf:
+        target = replace(target, address_of=running_addresses())
     return found.link(target, only), types
 
 
 def _config(options: argparse.Namespace) -> Mapping[str, str] | None:
-    if options.kconfig:
+    """Return the options of the configuration that is given, or of the kernel whose types are taken."""
+    if not options.kconfig:
+        return None if options.btf else running_config()
+    try:
         return read_config(Path(options.kconfig).read_bytes())
-    return None if options.btf else running_config()
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{options.kconfig}: cannot be read: {error}") from error
 
 
 def _running_types(*, is_needed: bool) -> Btf | None:
@@ -75,8 +79,6 @@ def _running_types(*, is_needed: bool) -> Btf | None:
 def _version(profile: KernelProfile) -> tuple[int, int, int]:
     """Return the kernel's version with its third number, where the profile's name has one."""
     release = re.match(r"\d+\.\d+\.(\d+)", profile.name)
-    if release is None and platform.release().startswith("{}.{}.".format(*profile.version)):
-        release = re.match(r"\d+\.\d+\.(\d+)", platform.release())
     return (*profile.version, int(release[1]) if release else 0)
 
 

@@ -16,7 +16,6 @@ from actplane.errors import ActplaneError
 
 ELF_MAGIC = b"\x7fELF"
 
-SHF_WRITE = 1
 SHF_ALLOC = 2
 SHF_EXECINSTR = 4
 

@@ -42,6 +42,9 @@ POISON_KFUNC_BASE = 2_002_000_000
 
 _EXCEPTION_TAG = "exception_callback:"
 
+_DEEPEST = 256
+"""No kernel allows more than 8 functions to call each other; a damaged object may have any number."""
+
 _CALL = 0x85
 
 
@@ -71,8 +74,9 @@ class Linker:
 
     def __init__(self, given: LinkInput) -> None:
         self._given = given
-        has_types = given.btf is not None and given.target is not None
-        self._relocator = CoreRelocator(given.btf, given.target.btf) if has_types else None  # type: ignore[arg-type, union-attr]
+        self._relocator: CoreRelocator | None = None
+        if given.btf is not None and given.target is not None:
+            self._relocator = CoreRelocator(given.btf, given.target.btf)
         self._sources: dict[tuple[str, int, str], Source] = {}
 
     def link(self, main: Function) -> LinkedProgram:
@@ -83,7 +87,9 @@ class Linker:
         starts: dict[tuple[int, int], int] = {}
         order: list[Function] = []
 
-        def place(function: Function) -> None:
+        def place(function: Function, depth: int = 0) -> None:
+            if depth > _DEEPEST:
+                raise ElfError(f"{self._given.elf.name}: program {main.name}: calls are nested {depth} functions deep")
             base = len(code) // SLOT_BYTES
             starts[function.section.index, function.start_slot] = base
             order.append(function)
@@ -94,7 +100,7 @@ class Linker:
             for slot, callee in self._callees(function, code, base):
                 key = (callee.section.index, callee.start_slot)
                 if key not in starts:
-                    place(callee)
+                    place(callee, depth + 1)
                 struct.pack_into("<i", code, (base + slot) * SLOT_BYTES + 4, starts[key] - (base + slot) - 1)
 
         place(main)
@@ -251,14 +257,14 @@ class Linker:
                 if symbol is not None:
                     section, start = self._section_of(function, slot, symbol), symbol.value // SLOT_BYTES + imm + 1
                 found.append((slot, self._function_at(function, slot, section, start)))
-            elif is_wide and symbol is not None and self._is_function(symbol, function, slot):
+            elif is_wide and symbol is not None and self._is_function(symbol):
                 section = self._section_of(function, slot, symbol)
                 _name(code, base + slot, registers, PSEUDO_FUNC, 0)
                 found.append((slot, self._function_at(function, slot, section, (symbol.value + imm) // SLOT_BYTES)))
             slot += 2 if is_wide else 1
         return found
 
-    def _is_function(self, symbol: ElfSymbol, function: Function, slot: int) -> bool:
+    def _is_function(self, symbol: ElfSymbol) -> bool:
         if symbol.section is None or symbol.kind not in (SymbolKind.FUNC, SymbolKind.SECTION, SymbolKind.NOTYPE):
             return False
         section = self._given.elf.sections.get(symbol.section)
@@ -280,9 +286,11 @@ class Linker:
     def _spans(self, function: Function) -> dict[int, Span]:
         spans: dict[int, Span] = {}
         for slot, line in function.lines:
-            source = self._sources.setdefault(
-                (line.file, line.line, line.text), Source(posixpath.normpath(line.file), line.text, max(line.line, 1))
-            )
+            key = (line.file, line.line, line.text)
+            source = self._sources.get(key)
+            if source is None:
+                source = Source(posixpath.normpath(line.file), line.text, max(line.line, 1))
+                self._sources[key] = source
             start = min(max(line.column - 1, 0), len(line.text))
             spans[slot] = Span(source, start, max(len(line.text.rstrip()), start + 1))
         return spans

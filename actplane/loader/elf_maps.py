@@ -15,7 +15,7 @@ from actplane.asm.program import MapSpec
 from actplane.asm.uapi import MapType
 from actplane.loader.btf import Btf
 from actplane.loader.btf_types import BtfType, Kind
-from actplane.loader.elf_file import SHF_ALLOC, SHF_WRITE, ElfError, ElfFile, ElfSection
+from actplane.loader.elf_file import SHF_ALLOC, ElfError, ElfFile, ElfSection
 
 BPF_F_RDONLY_PROG: Final = 1 << 7
 
@@ -59,11 +59,14 @@ def find_maps(elf: ElfFile, btf: Btf | None) -> ObjectMaps:
             _add_old(found, elf, section)
         elif section.size and section.flags & SHF_ALLOC and not section.is_code and _is_data(section.name):
             _add_data(found, btf, section)
-        elif section.name.startswith(".arena") and section.size:
-            arena = next((s.name for s in found.specs.values() if s.type is MapType.BPF_MAP_TYPE_ARENA), None)
-            if arena is not None:
-                found.of_section[section.index] = arena
+    arena = next((spec.name for spec in found.specs.values() if spec.type is MapType.BPF_MAP_TYPE_ARENA), None)
+    if arena is not None:
+        found.of_section.update((each.index, arena) for each in elf.sections.values() if _is_arena(each.name))
     return found
+
+
+def _is_arena(name: str) -> bool:
+    return name == ".arena" or name.startswith(".arena.")
 
 
 def _is_data(name: str) -> bool:
@@ -71,7 +74,7 @@ def _is_data(name: str) -> bool:
 
 
 def _add_data(found: ObjectMaps, btf: Btf | None, section: ElfSection) -> None:
-    is_readonly = not section.flags & SHF_WRITE
+    is_readonly = section.name.startswith(".rodata")
     spec = MapSpec(
         section.name,
         MapType.BPF_MAP_TYPE_ARRAY,
@@ -140,9 +143,9 @@ class _Definition:
             raise ElfError(f"{self._place}: got a {definition.kind.name}, expected a struct that defines the map")
         for member in definition.members:
             match member.name:
-                case "type" | "max_entries" | "map_flags" | "numa_node" | "pinning" | "key_size" | "value_size":
+                case "type" | "max_entries" | "map_flags" | "map_extra" | "numa_node" | "pinning":
                     self._set(member.name, self._number(member.type_id, member.name))
-                case "map_extra":
+                case "key_size" | "value_size":
                     self._set(member.name, self._number(member.type_id, member.name))
                 case "key" | "value":
                     self._sized(member.name, member.type_id)
