@@ -51,6 +51,11 @@ def _index(off: int) -> int:
     return (-off - 1) >> 3
 
 
+def _may_read_unwritten(v: Verification, frame: Frame, index: int) -> bool:
+    """Whether a slot that was never written may be read: older kernels ask that a lower one was written."""
+    return v.grows_stack_on_reads or (v.allows_uninitialized_stack and index < max(frame.stack, default=-1))
+
+
 def read_fixed(v: Verification, state: State, slot: int, pointer: Pointer, off: int, size: int) -> Value:
     """Return what a load of `size` bytes at a known offset from the frame pointer yields."""
     frame = frame_of(state, pointer)
@@ -60,7 +65,7 @@ def read_fixed(v: Verification, state: State, slot: int, pointer: Pointer, off: 
     mark_read(state, state.written, frame.index, index)
     assert state.trace is not None
     if kept is None:
-        if not v.allows_uninitialized_stack:
+        if not _may_read_unwritten(v, frame, index):
             refuse("stack-uninitialized", slot, f"bytes {off} to {off + size} of the stack were never written")
         return UNKNOWN_SCALAR
     kinds = kept.kinds
@@ -258,7 +263,7 @@ def check_initialized(
         mark_read(state, state.written, frame.index, index)
         kept = frame.stack.get(index)
         if kept is None:
-            if not v.allows_uninitialized_stack:
+            if not _may_read_unwritten(v, frame, index):
                 refuse(
                     "stack-uninitialized", slot, f"r{reg}: bytes {low} to {high} of the stack were not all written", reg
                 )

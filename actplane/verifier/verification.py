@@ -72,7 +72,9 @@ class Verification:
         self.is_privileged = options.is_privileged
         self.is_gpl = subject.program.license in GPL_COMPATIBLE
         self.tracks_precision = options.is_privileged
-        self.allows_uninitialized_stack = options.is_privileged and profile.at_least(6, 3)
+        # Since 6.3, and in the later stable releases of 5.10 and 6.1; but before 6.8 not below what was written.
+        self.allows_uninitialized_stack = options.is_privileged
+        self.grows_stack_on_reads = options.is_privileged and profile.at_least(6, 8)
         self.log: list[str] = []
         self.stack_bytes: dict[int, int] = {}
         self.globals_called: list[int] = []
