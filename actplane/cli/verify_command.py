@@ -43,6 +43,8 @@ def add_parser(subparsers: Any, description: str = "say what a kernel's verifier
     )
     parser.add_argument("--kconfig", metavar="FILE", help="the kernel's configuration (default: the running kernel's)")
     parser.add_argument("--unprivileged", action="store_true", help="judge as for a user without privileges")
+    parser.add_argument("--budget-insns", type=int, metavar="N", help="give up after N instructions on all paths")
+    parser.add_argument("--budget-seconds", type=float, metavar="S", help="give up on a program after S seconds")
     parser.add_argument("--log", action="store_true", help="print the state after every instruction")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
@@ -115,7 +117,12 @@ def _judge_elf(data: bytes, name: str, profile: KernelProfile, options: argparse
 
 
 def _mirror_options(options: argparse.Namespace) -> Options:
-    return Options(is_privileged=not options.unprivileged, wants_log=options.log)
+    return Options(
+        is_privileged=not options.unprivileged,
+        budget_insns=options.budget_insns,
+        budget_seconds=options.budget_seconds,
+        wants_log=options.log,
+    )
 
 
 def _completed(program: Program, options: argparse.Namespace) -> Program:

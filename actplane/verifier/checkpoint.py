@@ -7,6 +7,21 @@ from __future__ import annotations
 from actplane.verifier.state import State
 
 
+class LoopVisit:
+    """
+    A loop as it is walked: the first checkpoint in it, and where a path was found covered by one whose
+    own paths were not all walked then, so that what mattered must be carried there later. `depth` is
+    the number of frames up to the loop's.
+    """
+
+    __slots__ = ("depth", "edges", "entry")
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        self.entry: Checkpoint | None = None
+        self.edges: list[tuple[Checkpoint, State]] = []
+
+
 class Checkpoint:
     """
     A state kept at `slot`, and what later paths said about it.
@@ -20,6 +35,7 @@ class Checkpoint:
         "branches",
         "hits",
         "live",
+        "loop",
         "misses",
         "number",
         "parent",
@@ -52,6 +68,7 @@ class Checkpoint:
         self.misses = 0
         self.number = 0
         """How many checkpoints were kept before this one, and one more."""
+        self.loop: LoopVisit | None = None
         self.suspect: tuple[int, bool, int] | None = None
         """Where the last state that was not covered differed: frame, whether on the stack, and which."""
 

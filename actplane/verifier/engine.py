@@ -8,14 +8,17 @@ function from the state to the next slot.
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from actplane.asm.isa import CLASS_MASK, JMP, JMP32
 from actplane.verifier import precision
-from actplane.verifier.checkpoint import Checkpoint, mark_all_read
+from actplane.verifier.checkpoint import Checkpoint, LoopVisit, mark_all_read
 from actplane.verifier.dispatch import compile_insn
 from actplane.verifier.flow import CALLER_SAVED
+from actplane.verifier.liveness import find_live
 from actplane.verifier.log import logged
+from actplane.verifier.loops import find_loops, find_traps
 from actplane.verifier.pruning import ALL_FRAMES, EXACT, NOT_EXACT, RANGE_WITHIN, states_equal
 from actplane.verifier.refusals import refuse
 from actplane.verifier.speculation import guarded
@@ -23,6 +26,12 @@ from actplane.verifier.state import ITER, NOT_MARKED, State
 from actplane.verifier.values import Scalar
 from actplane.verifier.verification import END, Handler, Verification
 
+# What is to be done at a slot beside its instruction: look for a checkpoint, count a jump, refuse.
+_PRUNE: Final = 1
+_JUMP: Final = 2
+_TRAP: Final = 4
+
+_INSNS_BETWEEN_LOOKS: Final = 1000
 _MAX_ROUNDS: Final = 64
 _MAX_HISTORY: Final = 40
 
@@ -41,12 +50,15 @@ class Engine:
         self.state = State()
         """The path that is walked."""
         self._handlers: list[Handler | None] = [None] * v.code.size
-        self._is_jump = bytearray(insn is not None and insn.code & CLASS_MASK in (JMP, JMP32) for insn in v.code.at)
+        self._started = time.perf_counter()
+        self._marks = self._find_marks()
         self._kept: dict[tuple[int, int], list[Checkpoint]] = {}
         """Checkpoints by slot and the call that the current frame returns to, the newest first."""
         self._forgotten = 0
-        self._open_loops: list[Checkpoint] = []
-        self._back_edges: list[tuple[Checkpoint, State]] = []
+        self._live = find_live(v.code, v.subject.types)
+        self._loops = find_loops(v.code)
+        self._visits: dict[tuple[int, ...], LoopVisit] = {}
+        """Loops by the calls that lead to them."""
         self._jumps_at_checkpoint = 0
         self._insns_at_checkpoint = 0
 
@@ -54,35 +66,71 @@ class Engine:
         """Walk every path from a state. Raises Refused."""
         self.state = state = initial
         self._kept.clear()
-        self._open_loops.clear()
-        self._back_edges.clear()
-        code, handlers = self.code, self._handlers
-        prune, is_jump, limit = code.prune, self._is_jump, self.v.options.max_insns
-        while True:
-            slot = state.slot
-            if slot >= code.size:
-                refuse("falls-off-end", slot, "control runs past the last instruction")
-            self.processed += 1
-            if self.processed > limit:
-                refuse("too-many-instructions", slot, f"{limit} instructions processed, and paths are left")
-            if slot in prune and self._is_covered(state):
-                following = self._end_path(state)
-                if following is None:
-                    return
-                self.state = state = following
-                continue
-            if is_jump[slot]:
-                self.jumps += 1
-            handler = handlers[slot]
-            if handler is None:
-                handler = handlers[slot] = self._compile(slot)
-            state.trace = (slot, None, state.trace)
-            state.slot = handler(state)
-            if state.slot == END:
-                following = self._end_path(state)
-                if following is None:
-                    return
-                self.state = state = following
+        self._visits.clear()
+        marks, handlers = self._marks, self._handlers
+        processed, jumps, bound = self.processed, self.jumps, 0
+        slot = state.slot
+        try:
+            while True:
+                processed += 1
+                if processed > bound:
+                    bound = self._next_bound(processed, slot)
+                mark = marks[slot]
+                if mark:
+                    if mark & _PRUNE:
+                        state.slot, self.processed, self.jumps = slot, processed, jumps
+                        if self._is_covered(state):
+                            following = self._end_path(state)
+                            if following is None:
+                                return
+                            self.state = state = following
+                            slot = state.slot
+                            continue
+                    if mark & _JUMP:
+                        jumps += 1
+                    if mark & _TRAP:
+                        refuse("endless-loop", slot, f"from slot {slot} on no path leads to an exit")
+                handler = handlers[slot]
+                if handler is None:
+                    handler = handlers[slot] = self._compile(slot)
+                state.trace = (slot, None, state.trace)
+                slot = handler(state)
+                if slot == END:
+                    following = self._end_path(state)
+                    if following is None:
+                        return
+                    self.state = state = following
+                    slot = state.slot
+        finally:
+            self.processed, self.jumps = processed, jumps
+
+    def _find_marks(self) -> bytearray:
+        """Return, for each slot, what must be done there beside the instruction."""
+        code = self.code
+        marks = bytearray(code.size)
+        for slot, insn in enumerate(code.at):
+            if insn is not None and insn.code & CLASS_MASK in (JMP, JMP32):
+                marks[slot] = _JUMP
+        for slot in code.prune:
+            marks[slot] |= _PRUNE
+        for slot in find_traps(code):
+            marks[slot] |= _TRAP
+        return marks
+
+    def _next_bound(self, processed: int, slot: int) -> int:
+        """Refuse if the limit or the budget is used up; return when to look again, in instructions processed."""
+        options = self.v.options
+        if processed > options.max_insns:
+            claim = f"{options.max_insns} instructions processed, and paths are left"
+            refuse("too-many-instructions", slot, claim)
+        if options.budget_insns is not None and processed > options.budget_insns:
+            refuse("budget-exhausted", slot, f"{options.budget_insns} instructions were allowed, and paths are left")
+        bound = min(options.max_insns, options.budget_insns or options.max_insns)
+        if options.budget_seconds is None:
+            return bound
+        if time.perf_counter() - self._started > options.budget_seconds:
+            refuse("budget-exhausted", slot, f"{options.budget_seconds:g} seconds were allowed, and paths are left")
+        return min(bound, processed + _INSNS_BETWEEN_LOOKS)
 
     def _compile(self, slot: int) -> Handler:
         handler = guarded(self.v, slot, compile_insn(self.v, slot))
@@ -94,9 +142,9 @@ class Engine:
             checkpoint.branches -= 1
             if checkpoint.branches:
                 break
+            if checkpoint.loop is not None and checkpoint.loop.entry is checkpoint:
+                self._close_loop(checkpoint.loop)
             checkpoint = checkpoint.parent
-        if self._back_edges:
-            self._close_loops()
         return self.v.pending.pop() if self.v.pending else None
 
     def _is_covered(self, state: State) -> bool:
@@ -122,10 +170,10 @@ class Engine:
                     wants_new = False
             else:
                 # What frames of an open loop need is not complete; a callback's own frame is gone by then.
-                depth = self._open_loop_depth(old)
-                if states_equal(old, state, *self._strictness(depth)):
-                    if depth:
-                        self._back_edges.append((old, state.copy()))
+                loop = old.loop if old.loop is not None and old.loop.edges else None
+                if states_equal(old, state, *self._strictness(loop.depth if loop is not None else 0)):
+                    if loop is not None:
+                        loop.edges.append((old, state.copy()))
                     return self._accept_cover(old, state)
             if wants_new:
                 old.misses += 1
@@ -160,19 +208,14 @@ class Engine:
         code = self.code
         if slot in code.iter_next:
             if states_equal(old, state, RANGE_WITHIN) and _iterator_advanced(old.state, state):
-                self._enter_loop(old, state)
-                return True
+                return self._enter_loop(old, state)
             return False
-        if slot in code.checkpoint and slot in code.may_gotos:
+        if slot in code.may_gotos:
             if old.state.may_goto != state.may_goto and states_equal(old, state, RANGE_WITHIN):
-                self._enter_loop(old, state)
-                return True
+                return self._enter_loop(old, state)
         elif slot in code.callback_calls:
-            if states_equal(old, state, RANGE_WITHIN):
-                self._enter_loop(old, state)
-                return True
-            return False
-        if any(one.is_async for one in state.frames) and not old.state.frames[-1].is_async:
+            return states_equal(old, state, RANGE_WITHIN) and self._enter_loop(old, state)
+        if state.frames[0].is_async and not old.state.frames[-1].is_async:
             return False
         if _maybe_looping(old, state) and states_equal(old, state, EXACT):
             depths_differ = _iterator_advanced(old.state, state) or old.state.may_goto != state.may_goto
@@ -195,50 +238,56 @@ class Engine:
             has_changed |= precision.propagate(self.code, old, state)
         return has_changed
 
-    def _first_open_loop(self) -> int:
-        """
-        The number of the oldest checkpoint that a loop came back to and that still has open paths. What
-        checkpoints after it have collected is not complete yet.
-        """
-        loops = self._open_loops
-        while loops and not loops[0].branches:
-            loops.pop(0)
-        return loops[0].number if loops else self.states_kept + 1
+    def _enter_loop(self, entry: Checkpoint, state: State) -> bool:
+        """Note that a loop came back to an ancestor, and is at rest. False if it is not known as a loop."""
+        if entry.loop is None:
+            return False
+        entry.loop.edges.append((entry, state.copy()))
+        return True
 
-    def _open_loop_depth(self, old: Checkpoint) -> int:
-        """How many frames belong to loops that are open and began before a checkpoint; 0 if there are none."""
-        if old.number < self._first_open_loop():
-            return 0
-        open_loops = (one for one in self._open_loops if one.branches and one.number <= old.number)
-        return max((len(one.state.frames) for one in open_loops), default=0)
+    def _close_loop(self, loop: LoopVisit) -> None:
+        """All paths of a loop are walked: carry what mattered around its back edges."""
+        loop.entry = None
+        for _ in range(_MAX_ROUNDS):
+            changes = [self._propagate(old, state) for old, state in loop.edges]
+            if not any(changes):
+                break
+        else:
+            for _, state in loop.edges:
+                precision.mark_all(state.parent)
+        loop.edges.clear()
 
-    def _enter_loop(self, entry: Checkpoint, state: State) -> None:
-        """Note that a loop came back to an ancestor, and is at rest."""
-        if entry not in self._open_loops:
-            self._open_loops.append(entry)
-            self._open_loops.sort(key=lambda checkpoint: checkpoint.number)
-        self._back_edges.append((entry, state.copy()))
-
-    def _close_loops(self) -> None:
-        """All paths of the outermost loop are walked: carry what mattered around its back edges."""
-        if self._back_edges and self._first_open_loop() > self.states_kept:
-            for _ in range(_MAX_ROUNDS):
-                changes = [self._propagate(entry, state) for entry, state in self._back_edges]
-                if not any(changes):
-                    break
-            self._back_edges.clear()
+    def _loop_around(self, state: State) -> LoopVisit | None:
+        """Return the outermost loop that a state is in, for the calls that lead there; None if in none."""
+        sites: list[int] = []
+        frames = state.frames
+        for index in range(len(frames)):
+            slot = frames[index + 1].call_slot if index + 1 < len(frames) else state.slot
+            loop = self._loops.get(slot)
+            if loop is not None:
+                key = (*sites, loop)
+                found = self._visits.get(key)
+                if found is None:
+                    found = self._visits[key] = LoopVisit(index + 1)
+                return found
+            sites.append(slot)
+        return None
 
     def _keep(self, state: State, kept: list[Checkpoint]) -> None:
         slot = state.slot
         live = []
         for index in range(len(state.frames)):
             if index == len(state.frames) - 1:
-                live.append(self.code.live[slot])
+                live.append(self._live[slot])
             else:
                 # The caller goes on after its call; what the call clobbers is not needed.
                 after = state.frames[index + 1].call_slot + 1
-                live.append(self.code.live[after] & ~CALLER_SAVED if after < self.code.size else 0)
+                live.append(self._live[after] & ~CALLER_SAVED if after < self.code.size else 0)
         checkpoint = Checkpoint(state.copy(), live, state.written[:])
+        if self._loops:
+            checkpoint.loop = self._loop_around(state)
+            if checkpoint.loop is not None and checkpoint.loop.entry is None:
+                checkpoint.loop.entry = checkpoint
         checkpoint.reads_unwritten = self.v.allows_uninitialized_stack
         if not self.v.tracks_precision:
             # Without privileges every number matters.

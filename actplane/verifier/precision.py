@@ -170,7 +170,7 @@ def _walk(
                 later = slot
                 node = older
         except GaveUp:
-            return _mark_all(parent) or has_changed
+            return mark_all(parent) or has_changed
         if parent is None:
             return has_changed
         has_changed |= _mark_checkpoint(back, parent)
@@ -233,7 +233,7 @@ def _mark_checkpoint(back: Backtrack, parent: Checkpoint) -> bool:
     return has_changed
 
 
-def _mark_all(parent: Checkpoint | None) -> bool:
+def mark_all(parent: Checkpoint | None) -> bool:
     """Mark every number of a checkpoint and of those before it. True if some mark is new."""
     has_changed = False
     while parent is not None:

@@ -54,6 +54,11 @@ CATALOGUE: Final[dict[str, Reason]] = _catalogue(
     Reason("endless-loop", "A loop that makes no progress", "let some register or stack slot change towards the exit"),
     Reason("too-many-instructions", "Too much to verify", "split the program, or write loops as bpf_loop callbacks"),
     Reason("program-too-large", "Too many instructions", "split the program and use tail calls"),
+    Reason(
+        "budget-exhausted",
+        "The time or work allowed is used up",
+        "allow more with --budget-seconds or --budget-insns, or ask a kernel: this is no verdict",
+    ),
     Reason("too-complex", "Too many branches pending", "simplify the branches, or split the program"),
     Reason("stack-too-deep", "More than 512 bytes of stack", "keep large data in a map value"),
     Reason("too-many-frames", "More than 8 nested calls", "inline a function, or use a tail call"),

@@ -24,7 +24,7 @@ STACK_BYTES: Final = 512
 MAX_VAR_OFF: Final = 1 << 29
 
 _ID: Final = "speculation"
-_FATAL: Final = frozenset({"too-complex", "too-many-instructions"})
+_FATAL: Final = frozenset({"too-complex", "too-many-instructions", "budget-exhausted"})
 """Refusals that no barrier helps against."""
 
 

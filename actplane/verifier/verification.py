@@ -39,6 +39,10 @@ class Options:
     is_strict: bool = False
     keeps_all_states: bool = False
     max_insns: int = 1_000_000
+    """The kernel's limit of instructions processed on all paths."""
+    budget_insns: int | None = None
+    budget_seconds: float | None = None
+    """When to give up without a verdict, whatever the kernel would do: instructions, or seconds of real time."""
     wants_log: bool = False
 
 

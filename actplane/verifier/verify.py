@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 from actplane.asm.isa import CALL, LD_IMM64, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC_CALL
@@ -59,30 +61,54 @@ def verify(
     started = time.perf_counter()
     for module in (arith, compare, scalar):
         module.forget()
-    engine: Engine | None = None
-    refusal: Refusal | None = None
-    try:
-        facts = {name: map_facts(name, spec, own) for name, spec in maps.items()}
-        subject = Subject(program, facts, types, own)
-        _check_program(program, profile, options)
-        thrown = exceptions.find_callback(own, profile)
-        subject.notes["exception_callback"] = thrown
-        roots = () if thrown is None else (thrown,)
-        code = Code(program.insns, allows_loops=options.is_privileged, roots=roots)
-        subject.attach = attach.find(program, types, profile)
-        engine = Engine(Verification(subject, code, profile, options))
-        map_rules.check_maps(engine.v)
-        _walk(engine)
-    except Refused as refused:
-        refusal = _refusal(engine, program, refused)
+    with _paused_collector():
+        refusal, engine = _judge(Subject(program, {}, types, own), maps, profile, options)
     numbers = _statistics(engine, time.perf_counter() - started)
     log = tuple(engine.v.log) if engine is not None else ()
     return Report(program.name, profile.name, refusal, numbers, log)
 
 
+@contextmanager
+def _paused_collector() -> Iterator[None]:
+    """
+    Pause Python's cycle collector. What a verification makes is freed by reference counts, and there is
+    so much of it that the collector would look at every state again and again, for half of the time.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _judge(
+    subject: Subject, maps: Mapping[str, MapSpec], profile: KernelProfile, options: Options
+) -> tuple[Refusal | None, Engine | None]:
+    """Return why the program is refused, and the walk over its paths if it came to that."""
+    engine: Engine | None = None
+    program, own = subject.program, subject.own
+    try:
+        subject.maps.update((name, map_facts(name, spec, own)) for name, spec in maps.items())
+        _check_program(program, profile, options)
+        thrown = exceptions.find_callback(own, profile)
+        subject.notes["exception_callback"] = thrown
+        roots = () if thrown is None else (thrown,)
+        code = Code(program.insns, allows_loops=options.is_privileged, roots=roots)
+        subject.attach = attach.find(program, subject.types, profile)
+        v = Verification(subject, code, profile, options)
+        kfuncs.prepare(v)
+        engine = Engine(v)
+        map_rules.check_maps(v)
+        _walk(engine)
+    except Refused as refused:
+        return _refusal(engine, program, refused), engine
+    return None, engine
+
+
 def _walk(engine: Engine) -> None:
     v = engine.v
-    kfuncs.prepare(v)
     global_functions.prepare(v)
     engine.run(entry_state(v))
     v.globals_called += v.code.roots

@@ -39,6 +39,7 @@ def judge(id_: str, title: str) -> Report:
     options = Options(
         is_privileged="For a user without privileges" not in page,
         max_insns=20_000 if "limit of 20,000" in page else 1_000_000,
+        budget_insns=5_000 if "budget of 5,000" in page else None,
     )
     profile = replace(DEFAULT, max_program_slots=4) if "limit of 4 instructions" in page else DEFAULT
     maps = {spec.name: spec for spec in found.maps}
