@@ -369,7 +369,9 @@ def _subtract(v: Verification, slot: int, dst: int, pointer: Pointer, offset: Ra
     if pointer.kind is Kind.STACK:
         refuse("pointer-arithmetic", slot, f"r{dst}: subtraction from a stack pointer", dst)
     if offset.is_const and _S32_MIN <= pointer.off - offset.smin <= _S32_MAX:
-        return pointer.but(off=pointer.off - offset.smin)
+        # What was behind the end need not be any more, which kernels know since 7.1.
+        span = 0 if pointer.span < 0 and v.profile.at_least(7, 1) else pointer.span
+        return pointer.but(off=pointer.off - offset.smin, span=span)
     changes = {"var": arith.sub(pointer.var, offset)}
     if pointer.kind in _PACKETS:
         span = 0 if offset.smin < 0 else pointer.span

@@ -35,6 +35,7 @@ from actplane.verifier.types import BtfKind
 from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, scalar
 from actplane.verifier.verification import Handler, Verification
 
+MAX_ERRNO: Final = 4095
 TAIL_CALL: Final = HelperId.bpf_tail_call
 SPIN_UNLOCK: Final = HelperId.bpf_spin_unlock
 KPTR_XCHG: Final = HelperId.bpf_kptr_xchg
@@ -222,10 +223,23 @@ def _check_special(v: Verification, state: State, call: Call, helper: int) -> No
         point = v.subject.attach
         if point is not None and point.returns is None:
             refuse("helper-not-allowed", call.slot, "bpf_set_retval: the hook returns nothing that could be set")
+    elif call.name == "bpf_set_retval" and v.profile.at_least(7, 1):
+        _check_answer(v, state, call)
     elif call.name == "bpf_dynptr_write" and call.dynptr is not None and call.dynptr.kind in ("skb", "skb_meta"):
         refs.forget_packet(state)
     if helper in CHANGES_PACKET and (helper != TAIL_CALL or v.profile.at_least(6, 12)):
         refs.forget_packet(state)
+
+
+def _check_answer(v: Verification, state: State, call: Call) -> None:
+    """What a program answers in place of the kernel must be 0 or an error number."""
+    value = state.frames[-1].regs[1]
+    assert isinstance(value, Scalar)
+    low, high = value.range.s32min, value.range.s32max
+    v.mark_precise(state, 1)
+    if low < -MAX_ERRNO or high > 0:
+        claim = f"r1 of {call.name} is {low} to {high}, expected {-MAX_ERRNO} to 0"
+        refuse("return-value", call.slot, claim, 1)
 
 
 def _check_format(v: Verification, state: State, call: Call) -> None:
@@ -366,7 +380,9 @@ def _looks_up_socket(call: Call) -> bool:
 
 def _number(v: Verification, call: Call) -> Scalar:
     if call.helper in BOUNDED_RESULT:
-        return scalar(between_signed(-4095, min(call.max_size, (1 << 31) - 1)))
+        return scalar(between_signed(-MAX_ERRNO, min(call.max_size, (1 << 31) - 1)))
+    if call.name == "bpf_get_retval" and v.profile.at_least(7, 1):
+        return scalar(between_signed(-MAX_ERRNO, 0))
     if call.name == "bpf_get_smp_processor_id" and v.profile.at_least(6, 6):
         return scalar(between_signed(0, v.profile.max_cpus - 1))
     return UNKNOWN_SCALAR
