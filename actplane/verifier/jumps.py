@@ -127,7 +127,8 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
     compares_null = not is_register and insn.imm == 0 and is_wide and op in (JEQ, JNE)
     # Since 7.1 a register that holds 0 serves as well.
     learns_from_zero = is_register and is_wide and op in (JEQ, JNE) and v.profile.at_least(7, 1)
-    text = _condition(insn)
+    condition = _condition(insn)
+    text, untaken = f"{condition} holds", f"{condition} does not hold"
     source = src if is_register else -1
     compared = (dst, src) if is_register else (dst,)
     decide, learn = rules_for(v.profile, is_same_register=source == dst)
@@ -172,10 +173,12 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
         if left.__class__ is Scalar and right.__class__ is Scalar:
             _note_links(v, state, slot, left, right, dst, source)
             other = v.push(state, taken, text, slot)
+            state.steps = (slot, untaken, state.steps)
             refine(other, op, left, right)
             refine(state, negated, left, right)
             return following
         other = v.push(state, taken, text, slot)
+        state.steps = (slot, untaken, state.steps)
         is_null_check = compares_null or (learns_from_zero and isinstance(right, Scalar) and right.range is ZERO)
         if is_null_check and isinstance(left, Pointer) and left.flags & Flag.NULL:
             mark_null(v, other if op == JEQ else state, left)
@@ -199,7 +202,7 @@ def _are_packets(left: Value, right: Pointer) -> bool:
 def _condition(insn: Insn) -> str:
     letter = "r" if insn.code & CLASS_MASK == JMP else "w"
     right = f"{letter}{insn.src}" if insn.code & X else str(insn.imm)
-    return f"{letter}{insn.dst} {_SIGNS[insn.code & OPERATION_MASK]} {right} holds"
+    return f"{letter}{insn.dst} {_SIGNS[insn.code & OPERATION_MASK]} {right}"
 
 
 def replace_linked(state: State, old: Scalar, range_: Range, regs: list[Value | None], reg: int) -> None:

@@ -11,13 +11,15 @@ from actplane.source import Span
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One decision on the way to a refusal: at which slot, what was taken, in words."""
+    """One decision on the way to a refusal: at which slot, what was taken, in words, and where that was written."""
 
     slot: int
     text: str
+    span: Span | None = None
 
     def __str__(self) -> str:
-        return f"{self.slot}: {self.text}"
+        place = f"     [{self.span.source.name}:{self.span.line}]" if self.span is not None else ""
+        return f"{self.slot}: {self.text}{place}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,10 @@ class Report:
                 "insn_text": self.refusal.insn_text,
                 "claim": self.refusal.claim,
                 "state": self.refusal.state,
-                "path": [{"insn": step.slot, "text": step.text} for step in self.refusal.path],
+                "path": [
+                    {"insn": step.slot, "text": step.text, "where": str(step.span) if step.span else None}
+                    for step in self.refusal.path
+                ],
                 "where": str(self.refusal.span) if self.refusal.span else None,
                 "hint": self.refusal.hint,
             }

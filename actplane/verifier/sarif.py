@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
+from actplane.source import Span
 from actplane.verifier.refusals import CATALOGUE
 from actplane.verifier.report import Refusal, Report
 
@@ -13,7 +14,7 @@ SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 
 def sarif_log(reports: Iterable[Report], artifact: str) -> dict[str, Any]:
     """
-    Return one SARIF log with a result for every refusal.
+    Return one SARIF log with a result for every refusal, and the path that led there as its code flow.
 
     Source: OASIS, Static Analysis Results Interchange Format 2.1.0.
     """
@@ -40,21 +41,39 @@ def sarif_log(reports: Iterable[Report], artifact: str) -> dict[str, Any]:
 
 
 def _result(report: Report, refusal: Refusal, ids: list[str], artifact: str) -> dict[str, Any]:
-    place: dict[str, Any] = {"artifactLocation": {"uri": artifact}}
-    if refusal.span is not None:
-        place = {
-            "artifactLocation": {"uri": refusal.span.source.name},
-            "region": {"startLine": refusal.span.line, "startColumn": refusal.span.column},
-        }
-    return {
+    place = {
+        "physicalLocation": _physical(refusal.span, artifact),
+        "logicalLocations": [_logical(report, refusal.slot)],
+    }
+    result: dict[str, Any] = {
         "ruleId": refusal.id,
         "ruleIndex": ids.index(refusal.id),
         "level": "error",
         "message": {"text": f"{report.program}, insn {refusal.slot} ({refusal.insn_text}): {refusal.claim}"},
-        "locations": [
-            {
-                "physicalLocation": place,
-                "logicalLocations": [{"fullyQualifiedName": f"{report.program}:{refusal.slot}", "kind": "instruction"}],
-            }
-        ],
+        "locations": [place],
     }
+    if refusal.path:
+        steps = [
+            {
+                "physicalLocation": _physical(step.span, artifact),
+                "logicalLocations": [_logical(report, step.slot)],
+                "message": {"text": step.text},
+            }
+            for step in refusal.path
+        ]
+        locations = [{"location": step} for step in (*steps, place)]
+        result["codeFlows"] = [{"threadFlows": [{"locations": locations}]}]
+    return result
+
+
+def _physical(span: Span | None, artifact: str) -> dict[str, Any]:
+    if span is None:
+        return {"artifactLocation": {"uri": artifact}}
+    return {
+        "artifactLocation": {"uri": span.source.name},
+        "region": {"startLine": span.line, "startColumn": span.column},
+    }
+
+
+def _logical(report: Report, slot: int) -> dict[str, Any]:
+    return {"fullyQualifiedName": f"{report.program}:{slot}", "kind": "instruction"}

@@ -196,7 +196,7 @@ def _refusal(engine: Engine | None, program: Program, refused: Refused) -> Refus
         text = insn_text(engine.code, slot)
         if engine.processed:
             state = state_text(engine.state, refused.regs)
-            path = _path(engine.state)
+            path = _path(engine.state, program)
     return Refusal(
         refused.id,
         slot,
@@ -209,12 +209,12 @@ def _refusal(engine: Engine | None, program: Program, refused: Refused) -> Refus
     )
 
 
-def _path(state: State) -> tuple[Step, ...]:
+def _path(state: State, program: Program) -> tuple[Step, ...]:
     steps: list[Step] = []
     node = state.steps
     while node is not None and len(steps) < _PATH_STEPS:
         slot, text, node = node
-        steps.append(Step(slot, text))
+        steps.append(Step(slot, text, program.span_at(slot)))
     return tuple(reversed(steps))
 
 

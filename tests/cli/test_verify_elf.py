@@ -99,3 +99,16 @@ def test_what_is_disassembled_assembles_to_the_same(name: str, tmp_path: Path, c
 def test_the_other_tools_read_objects_too(command: str, capsys: pytest.CaptureFixture[str]):
     assert main([command, path("calls"), "--program", "second"]) == Exit.OK
     assert "call bpf_loop" in capsys.readouterr().out
+
+
+def test_the_path_to_a_refusal_has_lines_too(capsys: pytest.CaptureFixture[str]):
+    arguments = ["verify", path("branches"), *TARGET]
+    assert main(arguments) == Exit.MIRROR_REFUSED
+    assert capsys.readouterr().out.endswith("    path:\n      9: r0 != 7 does not hold     [branches.bpf.c:19]\n")
+    assert main([*arguments, "--json"]) == Exit.MIRROR_REFUSED
+    (step,) = json.loads(capsys.readouterr().out)[0]["refusal"]["path"]
+    assert step == {"insn": 9, "text": "r0 != 7 does not hold", "where": "branches.bpf.c:19:6"}
+    assert main([*arguments, "--sarif"]) == Exit.MIRROR_REFUSED
+    (result,) = json.loads(capsys.readouterr().out)["runs"][0]["results"]
+    locations = result["codeFlows"][0]["threadFlows"][0]["locations"]
+    assert [each["location"]["physicalLocation"]["region"]["startLine"] for each in locations] == [19, 20]
