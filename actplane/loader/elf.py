@@ -24,6 +24,7 @@ from actplane.loader.elf_file import ElfFile, read_elf_file
 from actplane.loader.elf_functions import Functions, find_functions
 from actplane.loader.elf_link import LinkedProgram, Linker, LinkInput
 from actplane.loader.elf_maps import ObjectMaps, add_array, find_maps
+from actplane.loader.elf_struct_ops import find_operations
 
 _LICENSE_SECTION = "license"
 
@@ -106,4 +107,5 @@ def read_elf(data: bytes, name: str) -> ElfObject:
     types, ext = elf.section(".BTF"), elf.section(".BTF.ext")
     btf = read_object_btf(types.data, elf) if types is not None else None
     records = read_btf_ext(ext.data, btf) if ext is not None and btf is not None else BtfExt()
-    return ElfObject(elf, btf, records, find_functions(elf, records), find_externs(elf, btf))
+    functions = find_functions(elf, records, find_operations(elf, btf))
+    return ElfObject(elf, btf, records, functions, find_externs(elf, btf))

@@ -24,8 +24,9 @@ class Function:
     One function of an object.
 
     Shape:  `relocations`, `core` and `lines` count slots from the start of the function; `type_id` is
-            its BTF_KIND_FUNC, None if it has none. One that is hidden from other objects counts as
-            static for a verifier, although its BTF says global.
+            its BTF_KIND_FUNC, None if it has none; `operation` is STRUCT.MEMBER for a struct_ops
+            program. A function that is hidden from other objects counts as static for a verifier,
+            although its BTF says global.
     Units:  start_slot counts from the start of the section.
     """
 
@@ -35,6 +36,7 @@ class Function:
     code: bytes
     is_hidden: bool = False
     type_id: int | None = None
+    operation: str | None = None
     relocations: Mapping[int, Symbol] = field(default_factory=dict[int, Symbol])
     core: Sequence[tuple[int, CoreRecord]] = ()
     lines: Sequence[tuple[int, LineInfo]] = ()
@@ -76,17 +78,23 @@ class Functions:
         return functions[index]
 
 
-def find_functions(elf: ElfFile, ext: BtfExt) -> Functions:
-    """Return the functions of an object. Raises ElfError if one is outside of its section."""
+def find_functions(elf: ElfFile, ext: BtfExt, operations: Mapping[tuple[int, int], str]) -> Functions:
+    """
+    Return the functions of an object; `operations` tells what struct_ops programs implement, by their places.
+
+    Raises: ElfError if a function is outside of its section, or static where programs are.
+    """
     found: list[Function] = []
     for section in elf.sections.values():
         if section.is_code:
             symbols = [each for each in elf.symbols_in(section.index) if each.kind is SymbolKind.FUNC]
-            found.extend(_function(elf, section, symbol, ext) for symbol in symbols)
+            found.extend(_function(elf, section, symbol, ext, operations) for symbol in symbols)
     return Functions(found)
 
 
-def _function(elf: ElfFile, section: ElfSection, symbol: Symbol, ext: BtfExt) -> Function:
+def _function(
+    elf: ElfFile, section: ElfSection, symbol: Symbol, ext: BtfExt, operations: Mapping[tuple[int, int], str]
+) -> Function:
     start, end = symbol.value, symbol.value + symbol.size
     if start % SLOT_BYTES or symbol.size % SLOT_BYTES or not start < end <= len(section.data):
         raise ElfError(
@@ -118,6 +126,7 @@ def _function(elf: ElfFile, section: ElfSection, symbol: Symbol, ext: BtfExt) ->
         section.data[start:end],
         symbol.is_hidden,
         ext.functions.get(section.name, {}).get(start),
+        operations.get((section.index, start)),
         relocations,
         core,
         sorted(lines, key=lambda line: line[0]),

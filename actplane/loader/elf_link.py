@@ -115,7 +115,7 @@ class Linker:
             hook.prog_type,
             insns,
             hook.attach_type,
-            hook.attach_to,
+            main.operation or hook.attach_to,
             hook.is_sleepable,
             self._given.license,
             {indexes[slot]: each.name for slot, each in bases.items() if slot},

@@ -160,5 +160,18 @@ def test_sections_that_say_nothing(section: str):
     assert hook_of(section) is None
 
 
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("constant", "tcp_congestion_ops.ssthresh"),
+        ("nothing", "tcp_congestion_ops.cong_avoid"),
+        ("alone", "alone"),  # no variable says what it implements, only the name of its section
+    ],
+)
+def test_struct_ops_programs_implement_members_of_structs(name: str, target: str):
+    found = program(read("struct_ops"), name)
+    assert (found.prog_type, found.attach_to) == (ProgType.BPF_PROG_TYPE_STRUCT_OPS, target)
+
+
 def test_without_a_kernel_fields_stay_as_compiled():
     assert not any(isinstance(insn.symbol, Unresolved) for insn in program(read("core"), "unguarded").insns)
