@@ -144,6 +144,11 @@ def _table() -> dict[str, dict[tuple[int, int], frozenset[int]]]:
 
 
 @cache
+def common_helpers(version: tuple[int, int]) -> frozenset[int]:
+    """Return the helpers that a kernel lets every kind of program call."""
+    return frozenset().union(*(ids for since, ids in _table()["*"].items() if since <= version))
+
+
 def allowed_helpers(prog_type: str, attach_type: str, version: tuple[int, int]) -> frozenset[int] | None:
     """
     Return the helpers that a kernel lets a kind of program call, None if the kind is not listed.

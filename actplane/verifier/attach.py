@@ -329,6 +329,8 @@ def _lsm_range(program: Program, point: AttachPoint | None, profile: KernelProfi
 
 
 def takes_no_return_value(program: Program, point: AttachPoint | None) -> bool:
-    """Whether r0 need not even be set at the end: an LSM hook that returns nothing."""
+    """Whether r0 need not even be set at the end: an LSM hook or an operation that returns nothing."""
+    if program.prog_type is ProgType.BPF_PROG_TYPE_STRUCT_OPS:
+        return point is not None and point.returns is None
     is_lsm = program.prog_type is ProgType.BPF_PROG_TYPE_LSM and program.attach_type is not AttachType.BPF_LSM_CGROUP
     return is_lsm and point is not None and point.returns is None

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from actplane.asm.uapi import MapType
+from actplane.asm.uapi import MapType, ProgType
+from actplane.verifier import struct_ops
 from actplane.verifier.btf_walk import Found, member_at
 from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.maps import special_fields
@@ -159,6 +160,10 @@ def _flags_after(v: Verification, state: State, base: Pointer, name: str, found:
 
 
 def _may_write(v: Verification, name: str, base: Pointer, off: int, size: int) -> bool:
+    if v.prog_type is ProgType.BPF_PROG_TYPE_STRUCT_OPS:
+        assert base.types is not None
+        found = member_at(base.types, base.type_id, off, size)
+        return not found.problem and struct_ops.may_write(v.program, name, found.member)
     if v.prog_type.name in ("BPF_PROG_TYPE_SCHED_CLS", "BPF_PROG_TYPE_XDP") and name in ("nf_conn", "nf_conn___init"):
         types = base.types
         assert types is not None

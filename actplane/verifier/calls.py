@@ -8,7 +8,7 @@ from typing import Final
 
 from actplane.asm.insn import Insn, Unresolved
 from actplane.asm.uapi import AttachType, HelperId, MapType, ProgType
-from actplane.verifier import arguments, dynptrs, kptrs, memory, refs, stack, subprograms
+from actplane.verifier import arguments, dynptrs, kptrs, memory, refs, stack, struct_ops, subprograms
 from actplane.verifier.access_tables import GPL_ONLY_IDS
 from actplane.verifier.attach import SLEEPABLE_HOOKS
 from actplane.verifier.btf_walk import is_struct, size_of, strip
@@ -57,6 +57,8 @@ _PER_TYPE: Final[dict[tuple[str, str], tuple[str, ...]]] = {
     ("sk_storage_get", "LSM"): ("map", "btf:sock_common?", "value?", "any"),
     ("sk_storage_delete", "TRACING"): ("map", "btf:sock_common?"),
     ("sk_storage_delete", "LSM"): ("map", "btf:sock_common?"),
+    ("setsockopt", "STRUCT_OPS"): ("sk", "any", "any", "mem", "size"),
+    ("getsockopt", "STRUCT_OPS"): ("sk", "any", "any", "umem", "size"),
 }
 
 _CLASSID_FROM_PACKET: Final = frozenset({"SCHED_CLS", "SCHED_ACT", "LWT_IN", "LWT_OUT", "LWT_XMIT", "LWT_SEG6LOCAL"})
@@ -110,6 +112,8 @@ def _forbidden(v: Verification, helper: int) -> tuple[str, str] | None:
     if attach == "TRACE_ITER" and v.program.attach_to in ("tcp", "udp", "unix"):
         attach = "TRACE_ITER:tcp"
     allowed = v.profile.helpers(prog, attach)
+    if prog == "STRUCT_OPS":
+        allowed = struct_ops.helpers(v.program, v.profile.common_helpers())
     if attach == "LSM_CGROUP" and v.program.attach_to in _SOCKOPT_HOOKS and allowed is not None:
         allowed |= {HelperId.bpf_setsockopt, HelperId.bpf_getsockopt}
     if allowed is None or helper not in allowed:

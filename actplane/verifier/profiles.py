@@ -36,6 +36,10 @@ class KernelProfile:
     def at_least(self, major: int, minor: int) -> bool:
         return self.version >= (major, minor)
 
+    def common_helpers(self) -> frozenset[int]:
+        """Return the helpers that every kind of program may call."""
+        return access_tables.common_helpers(self.version)
+
     def helpers(self, prog_type: str, attach_type: str) -> frozenset[int] | None:
         """Return the helpers that a kind of program may call, None if this kernel lacks the kind."""
         found = access_tables.allowed_helpers(prog_type, attach_type, self.version)

@@ -208,7 +208,7 @@ CATALOGUE: Final[dict[str, Reason]] = _catalogue(
     Reason(
         "target-not-modelled",
         "A program whose target this mirror does not model",
-        "ask a kernel; the mirror knows neither EXT nor struct_ops programs",
+        "ask a kernel; of a struct_ops program name the member, as STRUCT.MEMBER",
     ),
     Reason(
         "arena-not-modelled", "An arena, which this mirror does not model", "ask a kernel; the mirror knows no arenas"

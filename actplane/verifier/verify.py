@@ -21,6 +21,7 @@ from actplane.verifier import (
     map_rules,
     scalar,
     stack_depth,
+    struct_ops,
 )
 from actplane.verifier.engine import Engine
 from actplane.verifier.flow import Code
@@ -96,7 +97,8 @@ def _judge(
         subject.notes["exception_callback"] = thrown
         roots = () if thrown is None else (thrown,)
         code = Code(program.insns, allows_loops=options.is_privileged, roots=roots)
-        subject.attach = attach.find(program, subject.types, profile)
+        is_operation = program.prog_type is ProgType.BPF_PROG_TYPE_STRUCT_OPS
+        subject.attach = (struct_ops if is_operation else attach).find(program, subject.types, profile)
         v = Verification(subject, code, profile, options)
         kfuncs.prepare(v)
         engine = Engine(v)
@@ -134,16 +136,12 @@ def _walk_called(engine: Engine) -> None:
 
 _SLEEPABLE_SINCE_7_1: Final = frozenset({ProgType.BPF_PROG_TYPE_TRACEPOINT, ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT})
 
-_UNMODELLED: Final = {
-    ProgType.BPF_PROG_TYPE_EXT: "an EXT program replaces a function of another program, which is not given",
-    ProgType.BPF_PROG_TYPE_STRUCT_OPS: "a struct_ops program is a member of a kernel struct, which is not given",
-}
-
 _SLEEPABLE_TYPES: Final = frozenset(
     {
         ProgType.BPF_PROG_TYPE_TRACING,
         ProgType.BPF_PROG_TYPE_LSM,
         ProgType.BPF_PROG_TYPE_KPROBE,
+        ProgType.BPF_PROG_TYPE_STRUCT_OPS,
         ProgType.BPF_PROG_TYPE_SYSCALL,
     }
 )
@@ -158,8 +156,8 @@ def _check_program(program: Program, profile: KernelProfile, options: Options) -
     if program.slots > limit:
         refuse("program-too-large", -1, f"{program.slots} instructions, {limit} are allowed")
     kind, target = program.prog_type, program.attach_type
-    if kind in _UNMODELLED:
-        refuse("target-not-modelled", -1, _UNMODELLED[kind])
+    if kind is ProgType.BPF_PROG_TYPE_EXT:
+        refuse("target-not-modelled", -1, "an EXT program replaces a function of another program, which is not given")
     if program.is_sleepable:
         may_sleep = kind in _SLEEPABLE_TYPES or (kind in _SLEEPABLE_SINCE_7_1 and profile.at_least(7, 1))
         is_sleepable_point = may_sleep and target not in (

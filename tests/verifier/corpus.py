@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import struct
 import tarfile
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from actplane.asm.insn import Insn, Kfunc, MapFd, MapValue, Symbol
 from actplane.asm.program import MapSpec, Program
 from actplane.asm.uapi import AttachType, MapType, ProgType
 from actplane.loader.btf import Btf
-from actplane.verifier import KernelProfile, Options, OwnTypes, Report, TypeRef, profile_of, verify
+from actplane.verifier import BtfKind, KernelProfile, Options, OwnTypes, Report, TypeRef, profile_of, verify
 
 ARCHIVE = Path(__file__).parents[3] / "shared" / "data" / "verifier-cases.tar.xz"
 
@@ -196,8 +197,8 @@ def profile_of_case(case: Case) -> KernelProfile:
     return replace(profile_of("6.18"), is_lockdown=is_host, writes_registers=not is_host)
 
 
-def _name_symbols(case: Case, types: Btf) -> None:
-    """Put the ids of the kernel's variables and functions, which the corpus has by name, into the program."""
+def _name_parts(case: Case, types: Btf) -> None:
+    """Put what the corpus has by name (variables, functions) or by number (operations) into the program."""
     assert case.program is not None
     names = {slot: (kind, name) for slot, name, kind in case.raw.get("ksym_refs") or ()}
     insns, slot = [], 0
@@ -205,7 +206,13 @@ def _name_symbols(case: Case, types: Btf) -> None:
         kind, name = names.get(slot, (0, ""))
         insns.append(replace(insn, imm=types.id_of(kind, name) or 0) if name else insn)
         slot += insn.slots
-    case.program = replace(case.program, insns=tuple(insns))
+    hook = case.program.attach_to
+    operation = re.fullmatch(r"struct_ops member #(\d+)", case.raw.get("expected_attach_type") or "")
+    struct = types.id_of(BtfKind.STRUCT, hook) if operation is not None and hook is not None else None
+    if operation is not None and struct is not None:
+        names = [member.name for member in types.type_at(struct).members]
+        hook = f"{hook}.{dict(enumerate(names)).get(int(operation[1]), 'none')}"
+    case.program = replace(case.program, insns=tuple(insns), attach_to=hook)
 
 
 def judge(
@@ -221,7 +228,7 @@ def judge(
         prepare(case)
     except BadEncoding:
         return None
-    _name_symbols(case, types)
+    _name_parts(case, types)
     assert case.program is not None
     flags = case.raw["prog_flags"]
     options = Options(
