@@ -112,6 +112,8 @@ class Asker:
             raise NoAnswer("an arena must be mapped first")
         if not log.strip() and number in (errno.EPERM, 524):
             raise NoAnswer(f"errno {number} and no log")
+        if log.startswith("processed ") and number == errno.EINVAL:
+            raise NoAnswer("the verifier is content, something after it is not")
         return Answer(False, number, seconds, log)
 
     def _want_log(self, attr: ProgLoad, level: int) -> None:

@@ -100,7 +100,35 @@ def test_kernel_logs_of_both_forms() -> None:
     found = parse_kernel_log(old)
     assert found is not None
     assert (found.id, found.slot, found.processed) == ("uninitialized-register", 0, 1)
-    new = "Verification failed\n  Reason: R3 !read_ok\n  At: insn 4\n  Suggestion: initialize R3\n"
+    new = old.partition("processed")[0] + NEW_REPORT
     found = parse_kernel_log(new)
     assert found is not None
-    assert (found.id, found.slot, found.suggestion) == ("uninitialized-register", 4, "initialize R3")
+    assert (found.id, found.slot, found.processed) == ("uninitialized-register", 0, 1)
+    assert found.suggestion == "Initialize R3 on every path before this instruction."
+    # The report alone names the reason too.
+    found = parse_kernel_log(NEW_REPORT.replace("insn 0", "insn 4"))
+    assert found is not None
+    assert (found.id, found.slot) == ("uninitialized-register", 4)
+
+
+NEW_REPORT = """
+Verification failed: Register Type Safety: Unreadable register
+
+Reason:
+  R3 has never been initialized on this path, so the verifier cannot use it as an input.
+
+At:
+  insn 0
+        | ^-- error: R3 is not readable
+  Instruction context:
+  >>> 0 | (71) r0 = *(u8 *)(r3 +0)
+
+Causal path:
+  no retained diagnostic events on this path
+
+Suggestion:
+  Initialize R3 on every path before this instruction.
+
+processed 1 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0
+"""
+"""The form of Linux 7.3 (commit ce7c9f6c599b), as a report to cilium/ebpf shows it."""
