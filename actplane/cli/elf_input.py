@@ -52,7 +52,8 @@ def link_for_kernel(
     if types is None:
         return found.link(only=only), None
     target = Target(types, _version(profile), _config(options))
-    if not options.btf:
+    # Another kernel is taken to have whatever symbol a program asks the address of.
+    if options.kernel == "host":
         target = replace(target, address_of=running_addresses())
     return found.link(target, only), types
 
