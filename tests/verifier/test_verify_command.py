@@ -12,6 +12,7 @@ from actplane.cli import main
 from actplane.cli.exits import Exit
 from actplane.pytest_plugin import AssertVerifies, assert_verifies
 from actplane.verifier.kernel_log import id_of_message, parse_kernel_log
+from tests.verifier import corpus
 
 __all__ = ["assert_verifies"]
 
@@ -109,6 +110,23 @@ def test_kernel_logs_of_both_forms() -> None:
     found = parse_kernel_log(NEW_REPORT.replace("insn 0", "insn 4"))
     assert found is not None
     assert (found.id, found.slot) == ("uninitialized-register", 4)
+
+
+def test_every_refusal_of_the_corpus_has_an_id() -> None:
+    if not corpus.ARCHIVE.exists():
+        pytest.skip("needs the corpus of programs beside the repository")
+    unknown, refusals = [], 0
+    for case in corpus.cases():
+        for release, answer in case.raw["kernel"].items():
+            said = [line for line in answer.get("log_tail") or () if line and not line.startswith("processed")]
+            if answer["verdict"] != "reject" or not said:
+                continue
+            refusals += 1
+            if parse_kernel_log("\n".join(said)) is None:
+                unknown.append((case.id, release, said[-1]))
+    assert refusals > 5_000
+    # Two logs of 5.10 were cut in the middle of a line, before the reason.
+    assert len(unknown) <= 2, unknown
 
 
 NEW_REPORT = """
