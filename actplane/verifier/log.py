@@ -125,12 +125,20 @@ def insn_text(code: Code, slot: int) -> str:
 
 
 def logged(v: Verification, slot: int, handler: Handler) -> Handler:
-    """Return a handler that also writes a line of log: the instruction and what it changed."""
+    """
+    Return a handler that also writes a line of log: the instruction and what it changed. Where a compiler
+    told the lines of its source, the line comes first, as kernels print it since 6.9.
+    """
     insn = v.code.at[slot]
     assert insn is not None
     text = insn_text(v.code, slot)
+    span = v.program.span_at(slot) if v.subject.own is not None and v.subject.own.types is not None else None
 
     def handle(state: State) -> int:
+        if span is not None and span != v.subject.notes.get("line logged"):
+            v.subject.notes["line logged"] = span
+            file = span.source.name.rpartition("/")[2]
+            v.log.append(f"; {span.source.line(span.line).strip()} @ {file}:{span.line}")
         frame = state.frames[-1]
         before = frame.regs[:], dict(frame.stack)
         at = len(v.log)

@@ -101,6 +101,14 @@ def test_the_other_tools_read_objects_too(command: str, capsys: pytest.CaptureFi
     assert "call bpf_loop" in capsys.readouterr().out
 
 
+def test_the_log_shows_lines_of_c_as_the_kernel_does(capsys: pytest.CaptureFixture[str]):
+    main(["verify", path("branches"), "--log", *TARGET])
+    log = capsys.readouterr().out.splitlines()
+    assert log[0] == "; int filter(void *ctx) @ branches.bpf.c:14"
+    assert "; u32 key = 1; @ branches.bpf.c:16" in log
+    assert log.count("; return *count; @ branches.bpf.c:20") == 1
+
+
 def test_the_path_to_a_refusal_has_lines_too(capsys: pytest.CaptureFixture[str]):
     arguments = ["verify", path("branches"), *TARGET]
     assert main(arguments) == Exit.MIRROR_REFUSED
