@@ -1,7 +1,11 @@
-"""How long the mirror takes: the programs of a small and of a large policy, and a chain of branches."""
+"""
+How long the mirror takes: the programs of a small and of a large policy, a chain of branches, and real
+programs beside the running kernel.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -17,6 +21,8 @@ from actplane.loader.btf import Btf
 from actplane.loader.relocate import relocate
 from actplane.source import Source
 from actplane.verifier import verify
+from bench import mirror_times
+from tests.verifier import corpus
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +61,18 @@ def test_bench_a_thousand_independent_branches(benchmark: Any) -> None:
     report = benchmark(verify, program, {"data": MapSpec("data", MapType.BPF_MAP_TYPE_ARRAY, 4, 256, 1)})
     report.require()
     assert report.statistics.insns_processed < 10 * len(insns)
+
+
+EVERY = 30
+
+
+def test_bench_real_programs_beside_the_kernel(benchmark: Any, types: Btf, capsys: pytest.CaptureFixture[str]) -> None:
+    if os.geteuid() or not corpus.ARCHIVE.exists():
+        pytest.skip("needs root, and the corpus of programs beside the repository")
+    cases = [case for case in list(corpus.cases())[::EVERY] if case.kind in corpus.OUR_TYPES]
+    rows = benchmark.pedantic(lambda: list(mirror_times.measure(cases, types)), rounds=1)
+    lines = mirror_times.table(f"every {EVERY}th program of the corpus", rows)
+    benchmark.extra_info["table"] = lines
+    with capsys.disabled():
+        print("", *lines, sep="\n")
+    assert all((row.times_the_kernels or 0) <= 10 for row in rows)

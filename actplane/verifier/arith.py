@@ -7,6 +7,7 @@ Results are remembered, since a program does the same thing on many paths.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Final
 
@@ -48,11 +49,25 @@ def forget() -> None:
 
 def apply(op: int, is_wide: bool, a: Range, b: Range) -> Range:
     """Return the range of `a op b`, as a 64-bit operation or a zero-extended 32-bit one."""
+    if a.is_const and b.is_const and op in _EXACTLY:
+        number = _EXACTLY[op](a.value, b.value)
+        return constant(number if is_wide else number & U32)
     key = (op, is_wide, a, b)
     found = _results.get(key)
     if found is None:
         found = _results[key] = _apply(op, is_wide, a, b)
     return found
+
+
+_EXACTLY: Final[dict[int, Callable[[int, int], int]]] = {
+    ADD: operator.add,
+    SUB: operator.sub,
+    MUL: operator.mul,
+    OR: operator.or_,
+    AND: operator.and_,
+    XOR: operator.xor,
+}
+"""What an operation makes of two known numbers, before it is cut to its width."""
 
 
 def _apply(op: int, is_wide: bool, a: Range, b: Range) -> Range:

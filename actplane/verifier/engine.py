@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from actplane.asm.isa import CLASS_MASK, JMP, JMP32
 from actplane.verifier import precision
 from actplane.verifier.checkpoint import Checkpoint, LoopVisit, mark_all_read
 from actplane.verifier.dispatch import compile_insn
@@ -22,7 +21,7 @@ from actplane.verifier.loops import find_loops, find_traps
 from actplane.verifier.pruning import ALL_FRAMES, EXACT, NOT_EXACT, RANGE_WITHIN, states_equal
 from actplane.verifier.refusals import refuse
 from actplane.verifier.speculation import guarded
-from actplane.verifier.state import ITER, NOT_MARKED, State
+from actplane.verifier.state import ITER, State
 from actplane.verifier.values import Scalar
 from actplane.verifier.verification import END, Handler, Verification
 
@@ -51,12 +50,12 @@ class Engine:
         """The path that is walked."""
         self._handlers: list[Handler | None] = [None] * v.code.size
         self._started = time.perf_counter()
-        self._marks = self._find_marks()
         self._kept: dict[tuple[int, int], list[Checkpoint]] = {}
         """Checkpoints by slot and the call that the current frame returns to, the newest first."""
         self._forgotten = 0
         self._live = find_live(v.code, v.subject.types)
         self._loops = find_loops(v.code)
+        self._marks = self._find_marks()
         self._visits: dict[tuple[int, ...], LoopVisit] = {}
         """Loops by the calls that lead to them."""
         self._jumps_at_checkpoint = 0
@@ -108,12 +107,11 @@ class Engine:
         """Return, for each slot, what must be done there beside the instruction."""
         code = self.code
         marks = bytearray(code.size)
-        for slot, insn in enumerate(code.at):
-            if insn is not None and insn.code & CLASS_MASK in (JMP, JMP32):
-                marks[slot] = _JUMP
+        for slot in code.jumps:
+            marks[slot] = _JUMP
         for slot in code.prune:
             marks[slot] |= _PRUNE
-        for slot in find_traps(code):
+        for slot in find_traps(code, self._loops):
             marks[slot] |= _TRAP
         return marks
 
@@ -302,7 +300,7 @@ class Engine:
         self._insns_at_checkpoint = self.processed
         state.parent = checkpoint
         state.trace = None
-        state.marked = NOT_MARKED
+        state.followed = {}
         state.history = 0
         state.written = [0] * len(state.frames)
 

@@ -55,13 +55,14 @@ class Code:
     that control goes to from there within its function. `starts` are the first slots of the functions,
     ascending, the entry first; `function_of[slot]` indexes them. `prune` and `checkpoint` hold the slots
     where a state may be, and must be, kept, `jump_points` those that control comes to from elsewhere
-    than the slot before. `roots` are the first slots of functions that the kernel calls, beside the entry.
+    than the slot before. `jumps`
+    are all jumps, calls and exits. `roots` are the first slots of functions that the kernel calls, beside the entry.
     """
 
     def __init__(self, insns: Sequence[Insn], *, allows_loops: bool = True, roots: Sequence[int] = ()) -> None:
         self.at: list[Insn | None] = []
         self.following: list[tuple[int, ...]] = []
-        self._jumps: list[int] = []
+        self.jumps: list[int] = []
         self._called: dict[int, int] = {}
         self._read(insns)
         self.size = len(self.at)
@@ -92,7 +93,7 @@ class Code:
             code, slot = insn.code, len(self.at)
             self.at.append(insn)
             if code & CLASS_MASK in (JMP, JMP32):
-                self._jumps.append(slot)
+                self.jumps.append(slot)
                 self.following.append(_targets(slot, insn))
             else:
                 self.following.append((slot + insn.slots,))
@@ -122,7 +123,7 @@ class Code:
     def _check_jumps(self) -> None:
         ends = [*self.starts[1:], self.size]
         last = {end - 1 if self.at[end - 1] is not None else end - 2 for end in ends}
-        for slot in sorted(last.union(self._jumps)):
+        for slot in sorted(last.union(self.jumps)):
             insn = self.at[slot]
             assert insn is not None
             if slot in last and insn.code not in (EXIT, JA, GOTOL):
@@ -134,7 +135,7 @@ class Code:
                 refuse("bad-jump", slot, f"the jump from slot {slot} goes to slot {target}, outside of its function")
 
     def _mark(self) -> None:
-        for slot in self._jumps:
+        for slot in self.jumps:
             insn = self.at[slot]
             assert insn is not None
             code = insn.code

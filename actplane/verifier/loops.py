@@ -6,7 +6,7 @@ function. What checkpoints in a loop have collected is complete only when all of
 from __future__ import annotations
 
 from actplane.asm.insn import Kfunc
-from actplane.asm.isa import CLASS_MASK, EXIT, LD, LD_IMM64
+from actplane.asm.isa import CLASS_MASK, LD, LD_IMM64
 from actplane.verifier.flow import Code
 
 
@@ -68,27 +68,19 @@ def _close(code: Code, root: int, component: list[int], open_slots: set[int], lo
             loops[member] = root
 
 
-def find_traps(code: Code) -> frozenset[int]:
+def find_traps(code: Code, loops: dict[int, int]) -> set[int]:
     """
-    Return the slots from which no path leads to an end of their function, so that whoever comes there
-    goes round for ever. What may end a loop otherwise counts as an end: exceptions, loads of the packet,
-    and what lets a loop rest (may_goto, iterators, callbacks).
+    Return the slots of loops that no jump leaves, so that whoever comes there goes round for ever. What
+    may end a loop otherwise counts as a way out: exceptions, loads of the packet, and what lets a loop
+    rest (may_goto, iterators, callbacks).
     """
-    if not any(targets and min(targets) <= slot for slot, targets in enumerate(code.following)):
-        return frozenset()
-    sources: list[list[int]] = [[] for _ in code.at]
-    for slot, targets in enumerate(code.following):
-        for target in targets:
-            sources[target].append(slot)
     resting = code.may_gotos | code.iter_next | code.callback_calls
-    work = [slot for slot in range(code.size) if slot in resting or _may_end(code, slot)]
-    escapes = set(work)
-    while work:
-        for source in sources[work.pop()]:
-            if source not in escapes:
-                escapes.add(source)
-                work.append(source)
-    return frozenset(slot for slot, insn in enumerate(code.at) if insn is not None and slot not in escapes)
+    left = {
+        loop
+        for slot, loop in loops.items()
+        if slot in resting or _may_end(code, slot) or any(loops.get(t) != loop for t in code.following[slot])
+    }
+    return {slot for slot, loop in loops.items() if loop not in left}
 
 
 def _may_end(code: Code, slot: int) -> bool:
@@ -96,4 +88,4 @@ def _may_end(code: Code, slot: int) -> bool:
     if insn is None:
         return False
     is_packet_load = insn.code & CLASS_MASK == LD and insn.code != LD_IMM64
-    return insn.code == EXIT or is_packet_load or insn.symbol == Kfunc("bpf_throw")
+    return is_packet_load or insn.symbol == Kfunc("bpf_throw")

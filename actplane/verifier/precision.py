@@ -45,7 +45,7 @@ from actplane.asm.uapi import HelperId
 from actplane.verifier.bits import bits_of
 from actplane.verifier.checkpoint import Checkpoint
 from actplane.verifier.flow import ARGUMENTS, CALLER_SAVED, HELPER_CALL, Code, is_conditional
-from actplane.verifier.state import NOT_MARKED, State
+from actplane.verifier.state import Followed, State, Trace
 from actplane.verifier.values import Scalar
 
 
@@ -98,8 +98,6 @@ def mark(code: Code, state: State, *regs: int) -> None:
     back = Backtrack(len(state.frames) - 1)
     back.regs[-1] = wanted
     _walk_back(code, back, state)
-    assert state.trace is not None
-    state.marked = state.trace[2], len(state.frames) - 1, wanted
 
 
 def mark_stack(code: Code, state: State, frame: int, index: int) -> None:
@@ -132,7 +130,7 @@ def _walk_back(code: Code, back: Backtrack, state: State) -> None:
     """Follow wanted numbers from before the instruction that is being carried out."""
     assert state.trace is not None
     slot, _, older = state.trace
-    _walk(code, back, older, state.parent, slot, state.marked)
+    _walk(code, back, older, state.parent, slot, state.followed)
 
 
 _ALWAYS: Final = 1 << 11
@@ -140,24 +138,20 @@ _ALWAYS: Final = 1 << 11
 
 
 def _walk(
-    code: Code, back: Backtrack, trace: Any, parent: Checkpoint | None, later: int, marked: Any = NOT_MARKED
+    code: Code, back: Backtrack, trace: Any, parent: Checkpoint | None, later: int, followed: Followed | None = None
 ) -> bool:
     """
     Follow the wanted numbers back until each is marked or has no source left. `later` is the slot that
-    the path goes on with; `marked` is a step of the path, and a frame and registers that were followed
-    already from behind it. True if some mark is new.
+    the path goes on with; `followed` is where walks over the same steps came by. True if some mark is new.
     """
     at, concerns = code.at, code.concerns
     has_changed = False
-    marked_step, marked_frame, marked_regs = marked
     while True:
         node = trace
         wanted = back.regs[back.frame] | _ALWAYS
         try:
             while node is not None:
-                slot, extra, older = node
-                if node is marked_step and _is_marked(back, marked_frame, marked_regs):
-                    return has_changed
+                slot, extra, node = node
                 if extra is not None or concerns[slot] & wanted:
                     insn = at[slot]
                     assert insn is not None
@@ -167,8 +161,9 @@ def _walk(
                     wanted = back.regs[back.frame] | _ALWAYS
                     if wanted == _ALWAYS and back.is_empty:
                         return has_changed
+                    if followed is not None and node is not None and _was_followed(back, node, followed):
+                        return has_changed
                 later = slot
-                node = older
         except GaveUp:
             return mark_all(parent) or has_changed
         if parent is None:
@@ -176,14 +171,22 @@ def _walk(
         has_changed |= _mark_checkpoint(back, parent)
         if back.is_empty:
             return has_changed
-        trace, parent = parent.trace, parent.parent
+        trace, parent, followed = parent.trace, parent.parent, None
 
 
-def _is_marked(back: Backtrack, marked_frame: int, regs: int) -> bool:
-    """Whether nothing is wanted but these registers of a frame."""
-    if back.frame != marked_frame or back.regs[marked_frame] & ~regs or any(back.slots):
+def _was_followed(back: Backtrack, step: Trace, followed: Followed) -> bool:
+    """Whether another walk came by behind a step and wanted at least as much; if not, note that this one does."""
+    frame = back.frame
+    regs, slots = back.regs[frame], back.slots[frame]
+    if len(back.regs) > 1 and (sum(map(bool, back.regs)) > bool(regs) or sum(map(bool, back.slots)) > bool(slots)):
         return False
-    return not any(wanted for frame, wanted in enumerate(back.regs) if frame != marked_frame)
+    found = followed.get(id(step))
+    if found is not None and found[1] == frame:
+        if not regs & ~found[2] and not slots & ~found[3]:
+            return True
+        regs, slots = regs | found[2], slots | found[3]
+    followed[id(step)] = step, frame, regs, slots
+    return False
 
 
 def _concern(code: Code, slot: int, insn: Insn) -> int:

@@ -113,14 +113,16 @@ class Range:
 
 
 _interned: dict[Bounds, Range] = {}
+_constants: dict[int, Range] = {}
 _made: dict[Bounds, Range] = {}
 _INTERN_LIMIT: Final = 120_000
 
 
 def forget() -> None:
     """Drop the table of known ranges if it has grown large. Ranges in use stay what they are."""
-    if len(_interned) > _INTERN_LIMIT or len(_made) > _INTERN_LIMIT:
+    if len(_interned) + len(_constants) > _INTERN_LIMIT or len(_made) > _INTERN_LIMIT:
         _interned.clear()
+        _constants.clear()
         _made.clear()
         _interned[UNKNOWN.bounds] = UNKNOWN
 
@@ -135,10 +137,13 @@ def _intern(bounds: Bounds) -> Range:
 def constant(number: int) -> Range:
     """Return the range of one number, given signed or unsigned."""
     unsigned = number & U64
-    low = unsigned & U32
-    signed = signed64(unsigned)
-    signed_low = signed32(low)
-    return _intern((unsigned, 0, unsigned, unsigned, signed, signed, low, low, signed_low, signed_low))
+    found = _constants.get(unsigned)
+    if found is None:
+        low = unsigned & U32
+        signed, signed_low = signed64(unsigned), signed32(low)
+        bounds = (unsigned, 0, unsigned, unsigned, signed, signed, low, low, signed_low, signed_low)
+        found = _constants[unsigned] = Range(bounds)
+    return found
 
 
 FULL_BOUNDS: Final[Bounds] = (0, U64, 0, U64, S64_MIN, S64_MAX, 0, U32, S32_MIN, S32_MAX)

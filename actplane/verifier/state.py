@@ -152,10 +152,11 @@ Trace = tuple[int, Any, Any]
 """A step of a path: the slot executed, what else it touched (see precision), and the step before."""
 
 
-Marked = tuple[Trace | None, int, int]
-"""A step of a path, and the frame and registers (as bits) that were followed back from behind it."""
-
-NOT_MARKED: Final[Marked] = (None, 0, 0)
+Followed = dict[int, tuple[Trace, int, int, int]]
+"""
+What was followed back already, since the last checkpoint: by the identity of a step the step itself, and
+the frame, registers and stack slots (as bits) that were wanted behind it.
+"""
 
 
 class State:
@@ -163,12 +164,12 @@ class State:
 
     __slots__ = (
         "callback_unroll",
+        "followed",
         "frames",
         "history",
         "in_sleepable",
         "irq_id",
         "locks",
-        "marked",
         "may_goto",
         "parent",
         "preempt_off",
@@ -195,7 +196,7 @@ class State:
         self.slot = 0
         self.parent: Any = None
         self.trace: Trace | None = None
-        self.marked = NOT_MARKED
+        self.followed: Followed = {}
         self.history = 0
         """How many steps since the last checkpoint backtracking needs more than the slot of."""
         self.steps: Any = None
@@ -219,7 +220,7 @@ class State:
         twin.slot = self.slot
         twin.parent = self.parent
         twin.trace = self.trace
-        twin.marked = self.marked
+        twin.followed = self.followed
         twin.history = self.history
         twin.steps = self.steps
         twin.speculative = self.speculative

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Final
 
 from actplane.asm.isa import CALL, LD_IMM64, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC_CALL
@@ -63,10 +64,8 @@ def verify(
     for module in (arith, compare, scalar):
         module.forget()
     with _paused_collector():
-        refusal, engine = _judge(Subject(program, {}, types, own), maps, profile, options)
-    numbers = _statistics(engine, time.perf_counter() - started)
-    log = tuple(engine.v.log) if engine is not None else ()
-    return Report(program.name, profile.name, refusal, numbers, log)
+        report = _judge(Subject(program, {}, types, own), maps, profile, options)
+    return replace(report, statistics=replace(report.statistics, seconds=time.perf_counter() - started))
 
 
 @contextmanager
@@ -84,11 +83,9 @@ def _paused_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _judge(
-    subject: Subject, maps: Mapping[str, MapSpec], profile: KernelProfile, options: Options
-) -> tuple[Refusal | None, Engine | None]:
-    """Return why the program is refused, and the walk over its paths if it came to that."""
+def _judge(subject: Subject, maps: Mapping[str, MapSpec], profile: KernelProfile, options: Options) -> Report:
     engine: Engine | None = None
+    refusal: Refusal | None = None
     program, own = subject.program, subject.own
     try:
         subject.maps.update((name, map_facts(name, spec, own)) for name, spec in maps.items())
@@ -105,8 +102,9 @@ def _judge(
         map_rules.check_maps(v)
         _walk(engine)
     except Refused as refused:
-        return _refusal(engine, program, refused), engine
-    return None, engine
+        refusal = _refusal(engine, program, refused)
+    log = tuple(engine.v.log) if engine is not None else ()
+    return Report(program.name, profile.name, refusal, _statistics(engine), log)
 
 
 def _walk(engine: Engine) -> None:
@@ -216,14 +214,13 @@ def _path(state: State, program: Program) -> tuple[Step, ...]:
     return tuple(reversed(steps))
 
 
-def _statistics(engine: Engine | None, seconds: float) -> Statistics:
+def _statistics(engine: Engine | None) -> Statistics:
     if engine is None:
-        return Statistics(seconds=seconds)
+        return Statistics()
     return Statistics(
         engine.processed,
         engine.states_kept,
         engine.peak_states,
         engine.max_states_per_insn,
         dict(engine.v.stack_bytes),
-        seconds,
     )

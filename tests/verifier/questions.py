@@ -191,7 +191,8 @@ def _corpus_cases() -> tuple[corpus.Case, ...]:
     return tuple(case for case in corpus.cases() if case.kind not in _NOT_ASKED and case.processed <= LARGEST_PROCESSED)
 
 
-def _corpus_question(case: corpus.Case, category: str, number: int) -> Question | None:
+def corpus_question(case: corpus.Case, category: str, number: int) -> Question | None:
+    """Return a program of the corpus as a question; None if it cannot be asked."""
     try:
         corpus.prepare(case)
     except corpus.BadEncoding:
@@ -214,7 +215,7 @@ def _corpus_question(case: corpus.Case, category: str, number: int) -> Question 
 
 def _corpus(seed: int, number: int, types: Btf) -> Question | None:
     found = _corpus_cases()
-    return _corpus_question(found[number], "corpus", number) if number < len(found) else None
+    return corpus_question(found[number], "corpus", number) if number < len(found) else None
 
 
 @cache
@@ -227,7 +228,7 @@ def _corpus_mutated(seed: int, number: int, types: Btf) -> Question | None:
     if not found:
         return None
     rng = _rng("corpus, mutated", seed, number)
-    question = _corpus_question(rng.choice(found), "corpus, mutated", number)
+    question = corpus_question(rng.choice(found), "corpus, mutated", number)
     if question is None or question.debug:
         # Function information says where functions start: such programs keep their length.
         others: tuple[Program, ...] = ()
