@@ -40,6 +40,7 @@ from actplane.source import Source, Span
 POISON_KFUNC_BASE = 2_002_000_000
 """libbpf has a program call a helper of such a number in the place of a weak function that is not there."""
 
+_JUMP_TABLES = ".jumptables"
 _EXCEPTION_TAG = "exception_callback:"
 
 _DEEPEST = 256
@@ -201,7 +202,8 @@ class Linker:
             named[slot] = MapValue(variables, offset)
         elif section is None or not section.is_code:
             place = section.name if section else "?"
-            raise ElfError(f"{self._where(function, slot)}: {symbol.name or place!r} lies in {place}, which is no map")
+            problem = f"{self._where(function, slot)}: {symbol.name or place!r} lies in {place}, which is no map"
+            raise ElfError(problem + ("\n    hint: compile it with -fno-jump-tables" if place == _JUMP_TABLES else ""))
 
     def _fill_kfunc(
         self, function: Function, code: bytearray, slot: int, extern: Extern, named: dict[int, Symbol]
