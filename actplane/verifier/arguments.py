@@ -83,11 +83,24 @@ def _pointer(
     return value
 
 
+_MAY_POINT_INSIDE: Final = frozenset(
+    {
+        Flag.NONE,
+        Flag.TRUSTED,
+        Flag.RCU,
+        Flag.ALLOC,
+        Flag.ALLOC | Flag.NON_OWN,
+        Flag.ALLOC | Flag.NON_OWN | Flag.RCU,
+    }
+)
+"""What pointers to structs may be that are passed with an offset."""
+
+
 def check_fixed(call: Call, reg: int, value: Pointer) -> None:
     """Refuse a pointer that was moved, where its start is needed."""
     if value.kind in _MOVABLE:
         return
-    if value.kind is Kind.BTF_ID:
+    if value.kind is Kind.BTF_ID and value.flags in _MAY_POINT_INSIDE:
         if not value.var.is_const or value.var.value:
             refuse("argument-type", call.slot, f"r{reg}: a pointer to a struct at an unknown offset", reg)
         return
