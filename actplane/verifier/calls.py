@@ -230,9 +230,9 @@ def _check_special(v: Verification, state: State, call: Call, helper: int) -> No
     elif call.name == "bpf_set_retval" and v.profile.at_least(7, 1):
         _check_answer(v, state, call)
     elif call.name == "bpf_dynptr_write" and call.dynptr is not None and call.dynptr.kind in ("skb", "skb_meta"):
-        refs.forget_packet(state)
+        refs.forget_packet(v, state)
     if helper in CHANGES_PACKET and (helper != TAIL_CALL or v.profile.at_least(6, 12)):
-        refs.forget_packet(state)
+        refs.forget_packet(v, state)
 
 
 def _check_answer(v: Verification, state: State, call: Call) -> None:

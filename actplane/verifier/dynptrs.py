@@ -9,7 +9,7 @@ from typing import Any
 from actplane.verifier.call_facts import Call
 from actplane.verifier.checkpoint import mark_read
 from actplane.verifier.kinds import Kind
-from actplane.verifier.refs import forget
+from actplane.verifier.refs import forget, invalidate
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import ALL_DYNPTR, DYNPTR, DynptrSlot, Frame, Ref, Slot, State
 from actplane.verifier.values import Pointer, Value, name_of
@@ -75,7 +75,7 @@ def destroy(v: Verification, state: State, slot: int, frame: Frame, index: int) 
     other = index - 1 if held.is_first else index + 1
     for at in (index, other):
         frame.remove(at)
-    _forget_slices(state, held.id)
+    _forget_slices(v, state, held.id)
 
 
 def _has_clone(state: State, held: DynptrSlot) -> bool:
@@ -88,15 +88,8 @@ def _has_clone(state: State, held: DynptrSlot) -> bool:
     return False
 
 
-def _forget_slices(state: State, id_: int) -> None:
-    for frame in state.frames:
-        for reg in range(10):
-            value = frame.regs[reg]
-            if value.__class__ is Pointer and value.detail == ("slice", id_):
-                frame.regs[reg] = None
-        for i, slot in list(frame.stack.items()):
-            if slot.value.__class__ is Pointer and slot.value.detail == ("slice", id_):
-                frame.remove(i)
+def _forget_slices(v: Verification, state: State, id_: int) -> None:
+    invalidate(v, state, lambda pointer: bool(pointer.detail == ("slice", id_)))
 
 
 def end(v: Verification, state: State, ref: int) -> None:
@@ -106,8 +99,8 @@ def end(v: Verification, state: State, ref: int) -> None:
         for i, slot in list(frame.stack.items()):
             if slot.kinds[0] == DYNPTR and slot.value.ref == ref:
                 frame.remove(i)
-                _forget_slices(state, slot.value.id)
-    forget(state, ref)
+                _forget_slices(v, state, slot.value.id)
+    forget(v, state, ref)
 
 
 def check_argument(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Any) -> None:

@@ -146,7 +146,7 @@ def _call(v: Verification, state: State, slot: int, function: KernelFunction, pr
     else:
         regs[0] = _result(v, state, call, function, proto, second)
     if "packet" in function.flags:
-        refs.forget_packet(state)
+        refs.forget_packet(v, state)
     return slot + 1
 
 

@@ -4,14 +4,15 @@ What a program holds and must give back: references, locks, and sections.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from actplane.verifier.call_facts import Call
 from actplane.verifier.kinds import Flag, Kind
 from actplane.verifier.maps import special_fields
 from actplane.verifier.refusals import refuse
-from actplane.verifier.state import SPILL, Ref, State
-from actplane.verifier.values import Pointer, Value, name_of
+from actplane.verifier.state import SPILL, Ref, State, replace_pointers
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Value, name_of
 from actplane.verifier.verification import Verification
 
 LOCKS: Final = frozenset({"lock", "res_lock", "res_lock_irq"})
@@ -30,51 +31,44 @@ def release(v: Verification, state: State, id_: int) -> bool:
     if not any(ref.id == id_ and ref.what == "ref" for ref in state.refs):
         return False
     state.refs = tuple(ref for ref in state.refs if not (ref.id == id_ and ref.what == "ref"))
-    forget(state, id_)
+    forget(v, state, id_)
     return True
 
 
-def forget(state: State, id_: int) -> None:
+def invalidate(v: Verification, state: State, is_meant: Callable[[Pointer], bool]) -> None:
+    """
+    Make pointers unusable: from now on they are numbers, or, in programs of unprivileged users, to
+    whom addresses are not shown, nothing at all.
+    """
+    if v.is_privileged or not v.profile.at_least(6, 0):
+        replace_pointers(state, is_meant, lambda pointer: UNKNOWN_SCALAR)
+        return
+    for frame in state.frames:
+        for reg in range(10):
+            value = frame.regs[reg]
+            if isinstance(value, Pointer) and is_meant(value):
+                frame.regs[reg] = None
+        for i, slot in list(frame.stack.items()):
+            if isinstance(slot.value, Pointer) and slot.kinds[0] == SPILL and is_meant(slot.value):
+                frame.remove(i)
+
+
+def forget(v: Verification, state: State, id_: int) -> None:
     """Make every pointer with a reference, and the slices of it, unusable."""
-    for frame in state.frames:
-        for reg in range(10):
-            value = frame.regs[reg]
-            if value.__class__ is Pointer and (value.ref == id_ or value.owner == id_):
-                frame.regs[reg] = None
-        for i, slot in list(frame.stack.items()):
-            value = slot.value
-            if value.__class__ is Pointer and slot.kinds[0] == SPILL and (value.ref == id_ or value.owner == id_):
-                frame.remove(i)
+    invalidate(v, state, lambda pointer: id_ in (pointer.ref, pointer.owner))
 
 
-def forget_packet(state: State) -> None:
+_PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META, Kind.PACKET_END})
+
+
+def forget_packet(v: Verification, state: State) -> None:
     """A helper may have moved the packet: pointers into it are gone."""
-
-    def is_packet(pointer: Pointer) -> bool:
-        return pointer.kind in (Kind.PACKET, Kind.PACKET_META, Kind.PACKET_END) or bool(
-            pointer.flags & Flag.DYNPTR_SLICE
-        )
-
-    for frame in state.frames:
-        for reg in range(10):
-            value = frame.regs[reg]
-            if value.__class__ is Pointer and is_packet(value):
-                frame.regs[reg] = None
-        for i, slot in list(frame.stack.items()):
-            if slot.value.__class__ is Pointer and slot.kinds[0] == SPILL and is_packet(slot.value):
-                frame.remove(i)
+    invalidate(v, state, lambda pointer: pointer.kind in _PACKETS or bool(pointer.flags & Flag.DYNPTR_SLICE))
 
 
-def forget_non_owning(state: State) -> None:
+def forget_non_owning(v: Verification, state: State) -> None:
     """The lock is released: references that it protected are gone."""
-    for frame in state.frames:
-        for reg in range(10):
-            value = frame.regs[reg]
-            if value.__class__ is Pointer and value.flags & Flag.NON_OWN:
-                frame.regs[reg] = None
-        for i, slot in list(frame.stack.items()):
-            if slot.value.__class__ is Pointer and slot.value.flags & Flag.NON_OWN:
-                frame.remove(i)
+    invalidate(v, state, lambda pointer: bool(pointer.flags & Flag.NON_OWN))
 
 
 def check_nothing_held(
@@ -150,7 +144,7 @@ def check_lock(
     if takes:
         _take_lock(v, state, call, kind, lock_place(value))
     else:
-        _release_lock(state, call, kind, lock_place(value))
+        _release_lock(v, state, call, kind, lock_place(value))
 
 
 def _take_lock(v: Verification, state: State, call: Call, kind: str, lock: Any) -> None:
@@ -163,7 +157,7 @@ def _take_lock(v: Verification, state: State, call: Call, kind: str, lock: Any) 
     state.locks += 1
 
 
-def _release_lock(state: State, call: Call, kind: str, lock: Any) -> None:
+def _release_lock(v: Verification, state: State, call: Call, kind: str, lock: Any) -> None:
     held = [ref for ref in state.refs if ref.what in LOCKS]
     if not held:
         refuse("lock", call.slot, f"{call.name} without a lock being held")
@@ -174,7 +168,7 @@ def _release_lock(state: State, call: Call, kind: str, lock: Any) -> None:
         refuse("lock", call.slot, f"{call.name}: a lock taken later must be released first")
     state.refs = tuple(ref for ref in state.refs if ref is not last)
     state.locks -= 1
-    forget_non_owning(state)
+    forget_non_owning(v, state)
 
 
 def find_lock_field(value: Pointer, what: str) -> int | None:

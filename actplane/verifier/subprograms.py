@@ -67,7 +67,7 @@ def _call_global(v: Verification, state: State, slot: int, target: int, function
     regs[0:6] = [None] * 6
     regs[0] = UNKNOWN_SCALAR
     if function.changes_packet:
-        refs.forget_packet(state)
+        refs.forget_packet(v, state)
     if target not in v.globals_called:
         v.globals_called.append(target)
     return slot + 1

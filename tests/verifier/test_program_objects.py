@@ -209,11 +209,11 @@ ACCEPTED = {
 REFUSED = {
     "never dropped": (NEW + END, "reference-leak"),
     "may be null": (NEW.replace("if r0 == 0 goto end", "") + DROP + END, "argument-null"),
-    "dropped twice": (NEW + DROP + "r1 = r6\n" + DROP + END, "uninitialized-register"),
+    "dropped twice": (NEW + DROP + DROP + END, "allocated-object"),
     "no struct of the program": (NEW.replace("NODE", "1") + DROP + END, "allocated-object"),
     "its node is not plain memory": (NEW + "*(u64 *)(r6 +8) = 7\n" + DROP + END, "map-value-access"),
     "pushed without the lock": (NEW + PUSH + END, "graph"),
-    "read after the unlock": (NEW + LOCK + PUSH + UNLOCK + "r7 = *(u64 *)(r6 +0)\n" + END, "uninitialized-register"),
+    "read after the unlock": (NEW + LOCK + PUSH + UNLOCK + "r7 = *(u64 *)(r6 +0)\n" + END, "not-a-pointer"),
     "pushed twice": (NEW + LOCK + PUSH + PUSH + UNLOCK + END, "graph"),
     "pushed by the tree's node": (NEW + LOCK + PUSH.replace("r2 += 8", "r2 += 24") + UNLOCK + END, "graph"),
     "pushed by no node": (NEW + LOCK + PUSH.replace("r2 += 8", "r2 += 0") + UNLOCK + END, "graph"),
