@@ -304,10 +304,9 @@ def _result(v: Verification, state: State, call: Call, proto: Prototype, first: 
 def _pointer_result(v: Verification, call: Call, kind: str, detail: str, flags: int, id_: int, ref: int) -> Value:
     if kind == "map_value":
         assert call.map is not None
-        uid = id_ if call.map.inner is not None else call.map_uid
         if not flags and call.map.field_of("spin_lock") is not None:
             id_ = v.new_id()
-        return Pointer(Kind.MAP_VALUE, flags=flags, map=call.map, map_uid=uid, id=id_, ref=ref)
+        return Pointer(Kind.MAP_VALUE, flags=flags, map=call.map, map_uid=call.map_uid, id=id_, ref=ref)
     if kind in ("sock", "tcp_sock", "sock_common"):
         of = {"sock": Kind.SOCKET, "tcp_sock": Kind.TCP_SOCK, "sock_common": Kind.SOCK_COMMON}[kind]
         return Pointer(of, flags=flags, id=id_, ref=ref)

@@ -408,12 +408,17 @@ def mark_not_null(v: Verification, state: State, pointer: Pointer) -> None:
     replace_pointers(state, lambda p: p.id == pointer.id and bool(p.flags & Flag.NULL), lambda p: _without_null(p))
 
 
+_CALLING_BACK: Final = ("timer", "workqueue", "task_work")
+
+
 def _without_null(pointer: Pointer) -> Pointer:
     flags = pointer.flags & ~Flag.NULL
     if pointer.kind is Kind.MAP_VALUE and pointer.map is not None:
         inner = pointer.map.inner
         if inner is not None:
-            return pointer.but(kind=Kind.MAP_PTR, flags=flags, map=inner, map_uid=pointer.id, id=0)
+            # Which of the maps inside it is matters only where a callback must belong to it.
+            uid = pointer.id if any(map(inner.field_of, _CALLING_BACK)) else 0
+            return pointer.but(kind=Kind.MAP_PTR, flags=flags, map=inner, map_uid=uid, id=0)
         if pointer.map.spec.type is MapType.BPF_MAP_TYPE_XSKMAP:
             return pointer.but(kind=Kind.XDP_SOCK, flags=flags)
         if pointer.map.spec.type in _SOCKET_MAPS:
