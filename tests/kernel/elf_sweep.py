@@ -39,7 +39,11 @@ _NO_FUNCTION = bytes.fromhex("8520000000000000")
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one program. None is: could not be compared."""
+    """
+    What came of one program. None is: could not be compared.
+
+    Shape:  `processed` and `seconds` are what the verification cost, of the mirror and then of the kernel.
+    """
 
     object: str
     program: str
@@ -47,6 +51,8 @@ class Finding:
     mirror: bool | None
     kernel: bool | None
     note: str = ""
+    processed: tuple[int, int] = (0, 0)
+    seconds: tuple[float, float] = (0.0, 0.0)
 
     @property
     def is_disagreement(self) -> bool:
@@ -91,7 +97,17 @@ def compare(path: Path, target: Target) -> Iterator[Finding]:
         note = difference or ""
         if not note and kernel is not None and kernel != report.is_accepted:
             note = str(report.refusal) if report.refusal is not None else "\n".join(theirs.log.splitlines()[-3:])
-        yield Finding(path.name, name, difference is None, report.is_accepted, kernel, note)
+        cost = report.statistics
+        yield Finding(
+            path.name,
+            name,
+            difference is None,
+            report.is_accepted,
+            kernel,
+            note,
+            (cost.insns_processed, theirs.processed),
+            (cost.seconds, theirs.seconds),
+        )
 
 
 def _difference(program: Program, theirs: Loaded, btf: Btf) -> str | None:
@@ -129,6 +145,7 @@ def main() -> int:
         sys.exit("libbpf 1.0 or newer is not installed")
     target = running_target()
     counts: Counter[str] = Counter()
+    accepted: list[Finding] = []
     for path in options.objects:
         try:
             findings = list(compare(path, target))
@@ -140,11 +157,28 @@ def main() -> int:
             counts["programs"] += 1
             counts[f"same code: {each.is_same_code}"] += 1
             counts[f"mirror {each.mirror}, kernel {each.kernel}"] += 1
+            if each.mirror and each.kernel and each.processed[1]:
+                accepted.append(each)
             if each.is_disagreement:
                 print(f"{each.object} {each.program}: {each.note}")
     for what, count in sorted(counts.items()):
         print(f"{count:6} {what}")
+    if accepted:
+        _print_costs(accepted)
     return 0
+
+
+def _print_costs(accepted: list[Finding]) -> None:
+    ratios = sorted(ours / theirs for ours, theirs in (each.processed for each in accepted))
+    print(f"{sum(ratio == 1 for ratio in ratios):6} of {len(ratios)} accepted by both: as many instructions processed")
+    print(f"       mirror's instructions for each of the kernel's: {_spread(ratios, '.3f')}")
+    for index, who in enumerate(("mirror", "kernel")):
+        print(f"       {who}, ms: {_spread(sorted(each.seconds[index] * 1000 for each in accepted), '.2f')}")
+
+
+def _spread(values: list[float], form: str) -> str:
+    median, ninth, most = values[len(values) // 2], values[len(values) * 9 // 10], values[-1]
+    return f"median {median:{form}}, p90 {ninth:{form}}, max {most:{form}}"
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +18,9 @@ from actplane.asm.uapi import MapType
 
 _LOG_BYTES = 1 << 20
 _LEVEL_DEBUG = 2
+_LOG_REASONS, _LOG_STATISTICS = 1, 4
+_PROCESSED = re.compile(r"^processed (\d+) insns", re.M)
+_TIME = re.compile(r"^verification time (\d+) usec", re.M)
 _ENTRIES = 4
 _COUNTED = {
     kind
@@ -36,6 +40,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "bpf_program__name": (ctypes.c_char_p, ctypes.c_void_p),
     "bpf_program__set_autoload": (ctypes.c_int, ctypes.c_void_p, ctypes.c_bool),
     "bpf_program__set_log_buf": (ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t),
+    "bpf_program__set_log_level": (ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32),
     "bpf_program__insns": (ctypes.c_void_p, ctypes.c_void_p),
     "bpf_program__insn_cnt": (ctypes.c_size_t, ctypes.c_void_p),
     "bpf_map__name": (ctypes.c_char_p, ctypes.c_void_p),
@@ -63,6 +68,18 @@ class Loaded:
     log: str
     said: list[str]
     maps: dict[int, str] = field(default_factory=dict[int, str])
+
+    @property
+    def processed(self) -> int:
+        """The instructions that the kernel processed, 0 if it does not say."""
+        found = _PROCESSED.search(self.log)
+        return int(found[1]) if found else 0
+
+    @property
+    def seconds(self) -> float:
+        """How long the kernel's verifier took, 0 if it does not say."""
+        found = _TIME.search(self.log)
+        return int(found[1]) / 1e6 if found else 0.0
 
     @property
     def is_relocated(self) -> bool:
@@ -93,16 +110,25 @@ def load_each(path: str, names: list[str]) -> Iterator[tuple[str, Loaded | None]
     printer = _printer(said)
     lib.libbpf_set_print(printer)
     for name in names:
-        said.clear()
-        handle = lib.bpf_object__open(path.encode())
-        try:
-            yield name, _load(lib, handle, name, said) if handle else None
-        finally:
-            if handle:
-                lib.bpf_object__close(handle)
+        # Writing down reasons takes the kernel longer than its verifier does, so they are asked for if there are any.
+        loaded = _open_and_load(lib, path, name, said, _LOG_STATISTICS)
+        if loaded is not None and loaded.error and loaded.log:
+            loaded = _open_and_load(lib, path, name, said, _LOG_REASONS)
+        yield name, loaded
 
 
-def _load(lib: ctypes.CDLL, handle: int, name: str, said: list[str]) -> Loaded | None:
+def _open_and_load(lib: ctypes.CDLL, path: str, name: str, said: list[str], log_level: int) -> Loaded | None:
+    said.clear()
+    handle = lib.bpf_object__open(path.encode())
+    if not handle:
+        return None
+    try:
+        return _load(lib, handle, name, said, log_level)
+    finally:
+        lib.bpf_object__close(handle)
+
+
+def _load(lib: ctypes.CDLL, handle: int, name: str, said: list[str], log_level: int) -> Loaded | None:
     log = ctypes.create_string_buffer(_LOG_BYTES)
     chosen = None
     for program in _each(lib.bpf_object__next_program, handle):
@@ -111,6 +137,7 @@ def _load(lib: ctypes.CDLL, handle: int, name: str, said: list[str]) -> Loaded |
         if is_chosen:
             chosen = program
             lib.bpf_program__set_log_buf(program, log, _LOG_BYTES)
+            lib.bpf_program__set_log_level(program, log_level)
     if chosen is None:
         return None
     for map_ in _each(lib.bpf_object__next_map, handle):
