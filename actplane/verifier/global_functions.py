@@ -75,6 +75,9 @@ def prepare(v: Verification) -> None:
     """Find the global functions of the program and note them for calls."""
     own = v.subject.own
     found: dict[int, GlobalFunction] = {}
+    if own is not None and own.functions and own.functions.keys() != set(v.code.starts):
+        claim = f"the function information names {len(own.functions)} functions, the program has {len(v.code.starts)}"
+        refuse("unreachable", -1, claim)
     if own is not None and own.types is not None and v.profile.at_least(5, 6):
         for start in v.code.starts[1:]:
             type_id = own.functions.get(start)

@@ -11,6 +11,10 @@ For another kernel, where everything is slow, in three steps, of which only the 
     python -m tests.kernel.differential ask --questions FILE --answers FILE
     python -m tests.kernel.differential join --kernel 6.1 --btf FILE --questions FILE --answers FILE --tally FILE
 
+How many lines of the mirror's log are the kernel's:
+
+    python -m tests.kernel.differential logs --count 300
+
 One program again, with both answers in full:
 
     python -m tests.kernel.differential show --category grammar --seed 1 --number 17
@@ -23,7 +27,7 @@ import gzip
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +39,7 @@ from actplane.runtime.host_profile import host_profile
 from actplane.verifier import KernelProfile, Options, profile_of, verify
 from actplane.verifier.kernel_log import parse_kernel_log
 from tests.kernel.asker import Answer, Asker, NoAnswer
+from tests.kernel.log_lines import agreement
 from tests.kernel.tally import (
     BOTH_ACCEPT,
     BOTH_REFUSE,
@@ -136,7 +141,7 @@ def about(question: Question) -> dict[str, Any]:
     }
 
 
-def plan(seed: int, count: int, types: Btf, categories: Mapping[str, float]) -> dict[str, int]:
+def plan(seed: int, count: int, types: Btf, categories: Sequence[str]) -> dict[str, int]:
     """Return how many questions of each category a run of `count` asks: the finite ones whole, the rest shared out."""
     return {name: FINITE[name](seed, types) for name in FINITE if name in categories or not categories} | {
         name: round(count * share) for name, share in SHARES.items() if name in categories or not categories
@@ -158,7 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
     types, profile = Btf.vmlinux(), host_profile()
     path: Path = arguments.tally
     tally = Tally.read(path) if path.exists() else Tally(profile.name, arguments.seed)
-    wanted = plan(tally.seed, arguments.count, types, dict.fromkeys(arguments.category, 1.0))
+    wanted = plan(tally.seed, arguments.count, types, arguments.category)
     saved = time.monotonic()
     with Asker(blob_of, types) as asker:
         for question in questions(tally.seed, types, wanted, tally.done):
@@ -188,7 +193,7 @@ def answer_both(tally: Tally, question: Question, asker: Asker, types: Btf, prof
 def pose(arguments: argparse.Namespace) -> int:
     """Write questions for another kernel."""
     types = Btf(arguments.btf.read_bytes())
-    wanted = plan(arguments.seed, arguments.count, types, dict.fromkeys(arguments.category, 1.0))
+    wanted = plan(arguments.seed, arguments.count, types, arguments.category)
     if arguments.most_finite:
         wanted = {name: min(n, arguments.most_finite) if name in FINITE else n for name, n in wanted.items()}
     blobs: set[str] = set()
@@ -252,6 +257,48 @@ def join(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def logs(arguments: argparse.Namespace) -> int:
+    """Compare the mirror's log with the kernel's at log level 2, line by line."""
+    types, profile = Btf.vmlinux(), host_profile()
+    found: dict[str, list[int]] = {}
+    with Asker(blob_of, types) as asker:
+        for category, count in plan(arguments.seed, arguments.count, types, arguments.category).items():
+            step = max(count // arguments.count, 1)
+            for number in range(0, count, step):
+                question = MAKERS[category](arguments.seed, number, types)
+                pair = both_logs(question, asker, types, profile) if question is not None else None
+                if pair is not None:
+                    row = found.setdefault(category, [0, 0, 0])
+                    equal, lines = agreement(*pair)
+                    row[0], row[1], row[2] = row[0] + 1, row[1] + equal, row[2] + lines
+    for category, (programs, equal, lines) in found.items():
+        print(f"{category:24} {programs:5} programs {lines:7} lines, {100 * equal / lines:.1f} % equal")
+    return 0
+
+
+LARGEST_LOG = 200_000
+
+
+def both_logs(
+    question: Question, asker: Asker, types: Btf, profile: KernelProfile
+) -> tuple[list[str], tuple[str, ...]] | None:
+    """Return the kernel's log and the mirror's; None if there is none, or one that is very long."""
+    try:
+        answer = asker.ask(question.wire(), log_level=2)
+    except NoAnswer:
+        return None
+    if len(answer.log) > LARGEST_LOG:
+        return None
+    options = Options(
+        is_strict=question.flags & 3 == STRICT_ALIGNMENT,
+        keeps_all_states=bool(question.flags & 8),
+        max_insns=MOST_INSNS,
+        wants_log=True,
+    )
+    report = verify(question.program, question.maps, types, own=question.own, profile=profile, options=options)
+    return answer.log.splitlines(), report.log
+
+
 def show(arguments: argparse.Namespace) -> int:
     """Print one program and both answers."""
     types, profile = Btf.vmlinux(), host_profile()
@@ -283,12 +330,12 @@ def show(arguments: argparse.Namespace) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for name, handler in (("run", run), ("pose", pose), ("ask", ask), ("join", join), ("show", show)):
+    for name, handler in (("run", run), ("logs", logs), ("pose", pose), ("ask", ask), ("join", join), ("show", show)):
         verb = verbs.add_parser(name, help=handler.__doc__)
         verb.set_defaults(handler=handler)
-        if name in ("run", "pose", "show"):
+        if name in ("run", "logs", "pose", "show"):
             verb.add_argument("--category", action="append", default=[], choices=MAKERS, help="default: all")
-        if name in ("run", "pose"):
+        if name in ("run", "logs", "pose"):
             verb.add_argument(
                 "--count", type=int, default=50_000, help="how many programs, beside the finite categories"
             )

@@ -11,7 +11,8 @@ from actplane.loader.btf import Btf
 from actplane.loader.maps import Map
 from actplane.runtime.host_profile import host_profile
 from tests.kernel.asker import Asker
-from tests.kernel.differential import answer_both
+from tests.kernel.differential import answer_both, both_logs
+from tests.kernel.log_lines import agreement
 from tests.kernel.tally import BOTH_ACCEPT, BOTH_REFUSE, MIRROR_ONLY, Tally
 from tests.verifier import corpus
 from tests.verifier.program_grammar import MAPS
@@ -52,3 +53,24 @@ def test_programs_get_the_kernels_verdict(category: str) -> None:
     assert row[BOTH_REFUSE] > count // 10, "a category should have safe and unsafe programs"
     assert not row[MIRROR_ONLY], tally.disagreements
     assert (row[BOTH_ACCEPT] + row[BOTH_REFUSE]) / tally.judged >= 0.97, tally.disagreements
+
+
+@pytest.mark.usefixtures("_may_load")
+@pytest.mark.parametrize(("category", "share"), [("grammar", 0.97), ("documentation", 0.85)])
+def test_log_is_the_kernels_line_by_line(category: str, share: float) -> None:
+    try:
+        types, profile = Btf.vmlinux(), host_profile()
+    except ActplaneError as error:
+        pytest.skip(f"needs the types of a kernel: {error}")
+    if not profile.at_least(6, 18):
+        pytest.skip("needs Linux 6.18 or newer, whose log the mirror writes")
+    equal = lines = 0
+    with Asker(blob_of, types) as asker:
+        for number in range(60):
+            question = MAKERS[category](2026, number, types)
+            pair = both_logs(question, asker, types, profile) if question is not None else None
+            if pair is not None:
+                here = agreement(*pair)
+                equal, lines = equal + here[0], lines + here[1]
+    assert lines > 200
+    assert equal / lines >= share, f"{equal} of {lines} lines"

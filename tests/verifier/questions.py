@@ -281,7 +281,8 @@ def _codegen(seed: int, number: int, types: Btf) -> Question | None:
 def _codegen_mutated(seed: int, number: int, types: Btf) -> Question | None:
     rng = _rng("codegen, mutated", seed, number)
     program, maps = rng.choice(_emitted(seed, types))
-    return Question("codegen, mutated", number, _mutated(rng, program, ()), maps, debug=_debug_of(program))
+    changed = _mutated(rng, program, ())
+    return Question("codegen, mutated", number, changed, maps, debug=_debug_of(changed))
 
 
 @cache
@@ -316,9 +317,10 @@ def _documentation_mutated(seed: int, number: int, types: Btf) -> Question | Non
     question = _documentation(seed, rng.randrange(len(_documented())), types)
     if question is None:
         return None
-    others = () if question.debug else (sentence(rng),)
-    changed = _mutated(rng, question.program, others)
-    return replace(question, category="documentation, mutated", number=number, program=changed)
+    changed = _mutated(rng, question.program, (sentence(rng),))
+    return replace(
+        question, category="documentation, mutated", number=number, program=changed, debug=_debug_of(changed)
+    )
 
 
 MAKERS: Mapping[str, Maker] = {

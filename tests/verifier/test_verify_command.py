@@ -48,8 +48,11 @@ def test_refused_program_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_log_shows_the_state_after_each_instruction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["verify", write(tmp_path, "r0 = 7\nr0 += 1\nexit\n"), "--type", "xdp", "--log"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split(";") == ["0: (b7) r0 = 7                         ", " R0=7"]
-    assert lines[1].endswith("; R0=8")
+    assert lines[:3] == [
+        "0: R1=ctx() R10=fp0",
+        "0: (b7) r0 = 7                        ; R0=7",
+        "1: (07) r0 += 1                       ; R0=8",
+    ]
 
 
 def test_sarif_names_the_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
