@@ -11,6 +11,7 @@ from actplane.verifier.call_facts import Call
 from actplane.verifier.checkpoint import is_at, mark_read
 from actplane.verifier.kfunc_table import KernelFunction
 from actplane.verifier.kinds import Flag, Kind
+from actplane.verifier.refs import release
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import ALL_ITER, ITER, IterSlot, Ref, Slot, State
 from actplane.verifier.types import BtfKind
@@ -69,7 +70,7 @@ def apply(v: Verification, state: State, call: Call, function: KernelFunction) -
     kind = _kind(function)
     if "destroy" in function.flags:
         value, slots, held = _held(v, state, call, kind)
-        state.refs = tuple(ref for ref in state.refs if ref.id != held.ref)
+        release(v, state, held.ref)
         for index in slots:
             state.frames[value.frame].remove(index)
         return
@@ -95,6 +96,9 @@ def advance(v: Verification, state: State, call: Call, function: KernelFunction,
     """Ask for the next element: walk on with one (kept for later), and at once with none."""
     value, slots, held = _held(v, state, call, _kind(function))
     slot = call.slot
+    if isinstance(element, Pointer) and element.kind is Kind.MEM:
+        # It lies in the iterator, and is gone with it.
+        element = element.but(owner=held.ref)
     if not held.is_drained:
         other = v.push(state, slot + 1, f"{call.name} gave an element", slot)
         frame = other.frames[value.frame]

@@ -294,5 +294,5 @@ def _returned(v: Verification, state: State, call: Call, function: KernelFunctio
         return Pointer(Kind.MEM, size=8)
     if size is None:
         return UNKNOWN_SCALAR
-    is_readonly = call.extra.get("result_is_readonly", not is_iter)
+    is_readonly = call.extra.get("result_is_readonly", True)
     return Pointer(Kind.MEM, flags=flags | (Flag.RDONLY if is_readonly else 0), size=size, id=id_, ref=ref)
