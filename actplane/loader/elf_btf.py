@@ -2,7 +2,7 @@
 The BTF of an object: checked, because an object may come from anywhere, and completed with what a compiler
 leaves to the linker, the sizes of sections of variables and the place of each variable in them.
 
-Source: tools/lib/bpf/libbpf.c of Linux 6.18: btf_fixup_datasec().
+Source: tools/lib/bpf/libbpf.c of Linux 6.18: btf_fixup_datasec(), bpf_object__sanitize_prog().
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import struct
 from actplane.errors import DecodeError
 from actplane.loader.btf import Btf
 from actplane.loader.btf_types import MODIFIERS, Kind
-from actplane.loader.elf_file import ElfFile
+from actplane.loader.elf_file import ElfFile, SymbolKind
 
 _TYPE_BYTES = 12
 _VARIABLE_BYTES = 12
@@ -22,14 +22,22 @@ _WRAPPERS = MODIFIERS | {Kind.BTF_KIND_ARRAY, Kind.BTF_KIND_VAR, Kind.BTF_KIND_F
 
 
 def read_object_btf(blob: bytes, elf: ElfFile) -> Btf:
-    """Return the BTF of an object with every BTF_KIND_DATASEC complete. Raises DecodeError if it is damaged."""
+    """
+    Return the BTF of an object with every BTF_KIND_DATASEC complete. Functions that are hidden from other
+    objects are static in it, so that a verifier judges them with their callers.
+
+    Raises: DecodeError if it is damaged.
+    """
     btf = Btf(blob)
     _check(btf)
     filled = bytearray(blob)
     sizes = {section.name: section.size for section in elf.sections.values()}
     places = {symbol.name: symbol.value for symbol in elf.symbols if symbol.section is not None and symbol.name}
+    hidden = {symbol.name for symbol in elf.symbols if symbol.kind is SymbolKind.FUNC and symbol.is_hidden}
     for type_id in range(1, len(btf)):
         group = btf.type_at(type_id)
+        if group.kind is Kind.BTF_KIND_FUNC and group.name in hidden:
+            struct.pack_into("<I", filled, btf.position_of(type_id) + 4, Kind.BTF_KIND_FUNC << 24)
         if group.kind is not Kind.BTF_KIND_DATASEC or group.name not in sizes:
             continue
         at = btf.position_of(type_id)

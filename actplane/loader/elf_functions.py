@@ -25,8 +25,7 @@ class Function:
 
     Shape:  `relocations`, `core` and `lines` count slots from the start of the function; `type_id` is
             its BTF_KIND_FUNC, None if it has none; `operation` is STRUCT.MEMBER for a struct_ops
-            program. A function that is hidden from other objects counts as static for a verifier,
-            although its BTF says global.
+            program.
     Units:  start_slot counts from the start of the section.
     """
 
@@ -34,7 +33,6 @@ class Function:
     section: ElfSection
     start_slot: int
     code: bytes
-    is_hidden: bool = False
     type_id: int | None = None
     operation: str | None = None
     relocations: Mapping[int, Symbol] = field(default_factory=dict[int, Symbol])
@@ -124,7 +122,6 @@ def _function(
         section,
         start // SLOT_BYTES,
         section.data[start:end],
-        symbol.is_hidden,
         ext.functions.get(section.name, {}).get(start),
         operations.get((section.index, start)),
         relocations,

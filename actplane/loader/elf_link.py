@@ -121,7 +121,7 @@ class Linker:
             self._given.license,
             {indexes[slot]: each.name for slot, each in bases.items() if slot},
         )
-        types = {slot: each.type_id for slot, each in bases.items() if each.type_id is not None and not each.is_hidden}
+        types = {slot: each.type_id for slot, each in bases.items() if each.type_id is not None}
         return LinkedProgram(program, types)
 
     def _exception_callbacks(self, main: Function) -> list[Function]:

@@ -9,6 +9,7 @@ import pytest
 from actplane.asm.insn import MapFd, MapValue, Unresolved
 from actplane.asm.program import Program
 from actplane.asm.uapi import AttachType, MapType, ProgType
+from actplane.loader.btf_types import Linkage
 from actplane.loader.elf import LinkedObject, read_elf
 from actplane.loader.elf_sections import hook_of
 
@@ -92,8 +93,9 @@ def test_called_functions_follow_the_program():
     # Hidden functions are verified with their callers, so a verifier must take them for static ones.
     types = linked.types
     assert types is not None
-    names = {types.type_at(each).name for each in linked.function_types["first"].values()}
-    assert names == {"first", "add", "twice"}
+    functions = [types.type_at(each) for each in linked.function_types["first"].values()]
+    linkages = {function.name: Linkage(function.linkage).name.removeprefix("BTF_FUNC_") for function in functions}
+    assert linkages == {"first": "GLOBAL", "add": "GLOBAL", "twice": "STATIC", "hidden_one": "STATIC"}
 
 
 def test_the_function_that_catches_exceptions_follows_though_nothing_calls_it():
