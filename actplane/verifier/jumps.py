@@ -296,9 +296,8 @@ def is_never_null(pointer: Pointer) -> bool:
     ):
         return not pointer.flags & Flag.UNTRUSTED
     if pointer.kind is Kind.BTF_ID:
-        return bool(pointer.flags & (Flag.TRUSTED | Flag.ALLOC) or pointer.flags & Flag.RCU or pointer.ref) and not (
-            pointer.flags & Flag.UNTRUSTED
-        )
+        trusted = Flag.TRUSTED | Flag.ALLOC | Flag.NON_OWN
+        return bool(pointer.ref) or (bool(pointer.flags & trusted) and not pointer.flags & ~trusted)
     return False
 
 
