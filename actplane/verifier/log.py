@@ -195,8 +195,9 @@ def logged(v: Verification, slot: int, handler: Handler) -> Handler:
             start = f"\nfrom {state.steps[0]} to {slot}" if state.steps is not None else str(slot)
             v.log.extend(f"{start}: {state_text(state)}".split("\n"))
             notes["state logged"] = state
-        if span is not None and span != notes.get("line logged"):
-            notes["line logged"] = span
+        # Several places of one line are one line.
+        if span is not None and (span.source, span.line) != notes.get("line logged"):
+            notes["line logged"] = span.source, span.line
             file = span.source.name.rpartition("/")[2]
             v.log.append(f"; {span.source.line(span.line).strip()} @ {file}:{span.line}")
         frame = state.frames[-1]

@@ -51,6 +51,13 @@ def test_a_refusal_names_the_line_of_c_and_what_was_not_found(capsys: pytest.Cap
     assert first.endswith("[moved.bpf.c:62: PROGRAM(gone) { return IT->gone; }]")
 
 
+def test_variables_of_the_kernel_have_their_types(capsys: pytest.CaptureFixture[str]):
+    assert main(["verify", path("moved"), "--program", "variable", "--log", *TARGET]) == Exit.OK
+    log = capsys.readouterr().out
+    assert "R1=ptr_moved()" in log
+    assert log.count("a_variable.number") == 1
+
+
 def test_json_and_sarif_have_file_and_line(capsys: pytest.CaptureFixture[str]):
     arguments = ["verify", path("moved"), "--program", "gone", *TARGET]
     assert main([*arguments, "--json"]) == Exit.MIRROR_REFUSED
@@ -106,6 +113,7 @@ def test_the_log_shows_lines_of_c_as_the_kernel_does(capsys: pytest.CaptureFixtu
     log = capsys.readouterr().out.splitlines()
     assert "; int filter(void *ctx) @ branches.bpf.c:14" in log[:2]
     assert "; u32 key = 1; @ branches.bpf.c:16" in log
+    assert log.count("; if (seldom(ktime_get_ns() == 7)) @ branches.bpf.c:19") == 1
     assert log.count("; return *count; @ branches.bpf.c:20") == 1
 
 
