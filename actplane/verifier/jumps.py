@@ -33,7 +33,7 @@ from actplane.verifier import arith, compare, speculation
 from actplane.verifier.checkpoint import is_at
 from actplane.verifier.compare import NEGATED
 from actplane.verifier.compare_versions import rules_for
-from actplane.verifier.kinds import Flag, Kind
+from actplane.verifier.kinds import Flag, Kind, are_trusted
 from actplane.verifier.refusals import refuse
 from actplane.verifier.scalar import Range, constant
 from actplane.verifier.state import SPILL, Slot, State, replace_pointers
@@ -296,8 +296,7 @@ def is_never_null(pointer: Pointer) -> bool:
     ):
         return not pointer.flags & Flag.UNTRUSTED
     if pointer.kind is Kind.BTF_ID:
-        trusted = Flag.TRUSTED | Flag.ALLOC | Flag.NON_OWN
-        return bool(pointer.ref) or (bool(pointer.flags & trusted) and not pointer.flags & ~trusted)
+        return bool(pointer.ref) or are_trusted(pointer.flags)
     return False
 
 

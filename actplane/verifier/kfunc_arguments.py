@@ -15,7 +15,7 @@ from actplane.verifier.call_facts import Call
 from actplane.verifier.context import type_names
 from actplane.verifier.helper_table import Arg
 from actplane.verifier.kfunc_table import KernelFunction
-from actplane.verifier.kinds import Flag, Kind
+from actplane.verifier.kinds import Flag, Kind, are_trusted
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import State
 from actplane.verifier.types import BtfKind, Member, TypeProvider
@@ -71,8 +71,6 @@ _KNOWN_STRUCTS: Final = {
     Kind.MAP_PTR: "bpf_map",
 }
 """Kinds of pointers, other than those of BTF, that the kernel has a struct for."""
-
-_TRUSTED: Final = Flag.TRUSTED | Flag.ALLOC | Flag.NON_OWN
 
 
 def suffix_of(name: str) -> str:
@@ -221,12 +219,8 @@ def _check_trust(v: Verification, call: Call, reg: int, value: Pointer, function
 
 def is_trusted(pointer: Pointer) -> bool:
     """Whether a kernel function that wants trusted pointers takes this one."""
-    if pointer.ref:
-        return True
-    has_only_trust = not pointer.flags & ~_TRUSTED
-    if pointer.kind in _KNOWN_STRUCTS:
-        return has_only_trust
-    return has_only_trust and bool(pointer.flags & _TRUSTED)
+    is_plain = pointer.kind in _KNOWN_STRUCTS and not pointer.flags
+    return bool(pointer.ref) or is_plain or are_trusted(pointer.flags)
 
 
 def _check_offset(call: Call, reg: int, value: Pointer, *, is_released: bool) -> None:
@@ -347,8 +341,8 @@ def _check_struct(
     assert isinstance(value, Pointer)
     target = pointee(types, member.type_id) or 0
     name = types.type_at(target).name
-    unsafe = value.flags & ~_TRUSTED
-    if value.kind is Kind.BTF_ID and unsafe and not value.flags & Flag.RCU:
+    is_doubtful = bool(value.flags) and not are_trusted(value.flags)
+    if value.kind is Kind.BTF_ID and is_doubtful and not value.flags & Flag.RCU:
         refuse("untrusted-pointer", call.slot, f"r{reg} of {call.name} is {value.type_name}, expected {name}", reg)
     held, type_id = _struct_of(types, value)
     given = struct_name(value) if value.kind is Kind.BTF_ID else _KNOWN_STRUCTS[value.kind]

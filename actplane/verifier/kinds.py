@@ -77,6 +77,19 @@ KIND_NAMES: Final[Mapping[Kind, str]] = {
 }
 
 
+_TRUST: Final = Flag.TRUSTED | Flag.ALLOC | Flag.NON_OWN
+
+
+def are_trusted(flags: int) -> bool:
+    """
+    Whether flags say that what a pointer to a struct points at is alive, and nothing that puts it in doubt.
+
+    >>> are_trusted(Flag.TRUSTED), are_trusted(Flag.TRUSTED | Flag.NULL), are_trusted(Flag.NONE)
+    (True, False, False)
+    """
+    return bool(flags & _TRUST) and not flags & ~_TRUST
+
+
 def type_name(kind: Kind, flags: int = 0) -> str:
     """
     Return the name of a pointer kind in the kernel's words.

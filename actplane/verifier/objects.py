@@ -17,7 +17,7 @@ from actplane.verifier.maps import SpecialField, special_fields
 from actplane.verifier.refusals import refuse
 from actplane.verifier.state import State, replace_pointers
 from actplane.verifier.types import BtfKind, TypeProvider
-from actplane.verifier.values import Pointer, Scalar, Value, name_of
+from actplane.verifier.values import Pointer, Value, name_of
 from actplane.verifier.verification import Verification
 
 MAX_PERCPU_BYTES: Final = 512
@@ -167,7 +167,3 @@ def lend_pointer(v: Verification, pointer: Pointer) -> Pointer:
     """Return a pointer as one that is valid while the lock is held; RCU protects what is counted."""
     is_counted = any(item.what == "refcount" for item in fields_of(v, pointer))
     return pointer.but(flags=pointer.flags | Flag.NON_OWN | (Flag.RCU if is_counted else 0))
-
-
-def is_constant(value: Value | None) -> bool:
-    return isinstance(value, Scalar) and value.range.is_const
