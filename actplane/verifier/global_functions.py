@@ -184,11 +184,14 @@ def check_call(v: Verification, state: State, slot: int, function: GlobalFunctio
     """Check the arguments of a call of a global function."""
     if function.problem:
         refuse("global-function", slot, function.problem)
-    if function.may_sleep and (not v.in_sleepable(state) or state.rcu_depth or state.preempt_off):
+    is_section = bool(state.rcu_depth or state.preempt_off or state.irq_id)
+    if function.may_sleep and (is_section or not v.in_sleepable(state)):
         refuse("sleeping", slot, f"{function.name}() may sleep, which is not allowed here")
     regs = state.frames[-1].regs
     call = Call(-1, f"{function.name}()", slot)
     for reg, parameter in enumerate(function.parameters, start=1):
+        if parameter.kind in ("untrusted", "anything"):
+            continue  # what is read through it is probed, whatever it is
         value = regs[reg]
         if value is None:
             refuse("uninitialized-register", slot, f"r{reg} is read before it is set", reg)
@@ -201,8 +204,6 @@ def _check_argument(v: Verification, state: State, call: Call, reg: int, value: 
         if not isinstance(value, Scalar):
             refuse("argument-type", slot, f"r{reg} is {name_of(value)}, {call.name} takes a number", reg)
         return
-    if kind in ("untrusted", "anything"):
-        return  # reads through it are probed
     is_null = isinstance(value, Scalar) and value.range.is_const and value.range.value == 0
     if is_null and parameter.is_nullable:
         return
