@@ -47,6 +47,7 @@ class Checkpoint:
         "state",
         "suspect",
         "trace",
+        "unlike",
         "written",
     )
 
@@ -69,6 +70,8 @@ class Checkpoint:
         self.number = 0
         """How many checkpoints were kept before this one, and one more."""
         self.loop: LoopVisit | None = None
+        self.unlike = -1
+        """The register in which the last state that came round a loop differed; -1: not known."""
         self.suspect: tuple[int, bool, int] | None = None
         """Where the last state that was not covered differed: frame, whether on the stack, and which."""
 

@@ -12,17 +12,18 @@ import time
 from typing import Final
 
 from actplane.verifier import precision
+from actplane.verifier.bits import bits_of
 from actplane.verifier.checkpoint import Checkpoint, LoopVisit, mark_all_read
 from actplane.verifier.dispatch import compile_insn
 from actplane.verifier.flow import CALLER_SAVED
 from actplane.verifier.liveness import find_live
 from actplane.verifier.log import logged
 from actplane.verifier.loops import find_loops, find_traps
-from actplane.verifier.pruning import ALL_FRAMES, EXACT, NOT_EXACT, RANGE_WITHIN, states_equal
+from actplane.verifier.pruning import EXACT, NOT_EXACT, RANGE_WITHIN, states_equal
 from actplane.verifier.refusals import refuse
 from actplane.verifier.speculation import guarded
 from actplane.verifier.state import ITER, State
-from actplane.verifier.values import Scalar
+from actplane.verifier.values import Scalar, Value
 from actplane.verifier.verification import END, Handler, Verification
 
 # What is to be done at a slot beside its instruction: look for a checkpoint, count a jump, refuse.
@@ -58,6 +59,8 @@ class Engine:
         self._marks = self._find_marks()
         self._visits: dict[tuple[int, ...], LoopVisit] = {}
         """Loops by the calls that lead to them."""
+        self._exact = EXACT if v.masks_ranges else NOT_EXACT
+        """How like a checkpoint a state must be: without privileges the numbers may not differ at all."""
         self._jumps_at_checkpoint = 0
         self._insns_at_checkpoint = 0
 
@@ -168,10 +171,12 @@ class Engine:
                     wants_new = False
             else:
                 # What frames of an open loop need is not complete; a callback's own frame is gone by then.
-                loop = old.loop if old.loop is not None and old.loop.edges else None
-                if states_equal(old, state, *self._strictness(loop.depth if loop is not None else 0)):
-                    if loop is not None:
+                loop = old.loop
+                if loop is not None and loop.edges:
+                    if states_equal(old, state, RANGE_WITHIN, loop.depth):
                         loop.edges.append((old, state.copy()))
+                        return self._accept_cover(old, state)
+                elif states_equal(old, state, self._exact):
                     return self._accept_cover(old, state)
             if wants_new:
                 old.misses += 1
@@ -187,12 +192,6 @@ class Engine:
         if slot in code.jump_points:
             state.history += 1
         return False
-
-    def _strictness(self, depth: int) -> tuple[int, int]:
-        """Return how, and for how many frames, a state must be like a checkpoint in `depth` frames of open loops."""
-        if depth:
-            return RANGE_WITHIN, depth
-        return (EXACT, ALL_FRAMES) if self.v.masks_ranges else (NOT_EXACT, 0)
 
     def _is_recent(self) -> bool:
         """Whether the last checkpoint is so near that a loop should not keep another."""
@@ -309,15 +308,23 @@ def _maybe_looping(old: Checkpoint, state: State) -> bool:
     """Whether the registers of the current frame look the same: the full comparison costs more."""
     if len(old.state.frames) != len(state.frames):
         return False
-    live = old.live[-1]
-    for reg, (mine, theirs) in enumerate(zip(old.state.frames[-1].regs, state.frames[-1].regs, strict=True)):
-        if mine is theirs or not live >> reg & 1:
-            continue
-        if mine.__class__ is not theirs.__class__:
-            return False
-        if isinstance(mine, Scalar) and isinstance(theirs, Scalar) and mine.range is not theirs.range:
+    kept, regs = old.state.frames[-1].regs, state.frames[-1].regs
+    if old.unlike >= 0 and _differ(kept[old.unlike], regs[old.unlike]):
+        return False
+    for reg in bits_of(old.live[-1]):
+        if _differ(kept[reg], regs[reg]):
+            old.unlike = reg
             return False
     return True
+
+
+def _differ(one: Value | None, two: Value | None) -> bool:
+    """Whether two values are of different classes, or numbers of different ranges."""
+    if one is two:
+        return False
+    if one.__class__ is not two.__class__:
+        return True
+    return one.__class__ is Scalar and one.range is not two.range  # type: ignore[union-attr]
 
 
 def _iterator_advanced(old: State, state: State) -> bool:

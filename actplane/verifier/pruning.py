@@ -101,18 +101,27 @@ def _still_differs(old: Checkpoint, new: State, exact: int, exact_frames: int) -
     """Whether the states differ where the last comparison failed: mostly they do, and the rest need no look."""
     assert old.suspect is not None
     index, is_slot, place = old.suspect
-    exact = exact if index < exact_frames else NOT_EXACT
+    if index >= exact_frames:
+        exact = NOT_EXACT
     frame, other = old.state.frames[index], new.frames[index]
     if not is_slot:
         if not old.live[index] >> place & 1 and exact != EXACT:
             return False
+        one, two = frame.regs[place], other.regs[place]
         is_precise = bool(old.precise_regs[index] >> place & 1)
-        return not value_covers(frame.regs[place], other.regs[place], IdMap(), is_precise, exact)
-    slot = frame.stack.get(place)
-    if slot is None or (exact == NOT_EXACT and not old.read[index] >> place & 1):
+    else:
+        slot, twin = frame.stack.get(place), other.stack.get(place)
+        if slot is twin or slot is None or (exact == NOT_EXACT and not old.read[index] >> place & 1):
+            return False
+        is_precise = bool(old.precise_slots[index] >> place & 1)
+        if twin is None or not slot.kinds == twin.kinds == ALL_SPILL:
+            return not _slot_covers(slot, twin, IdMap(), is_precise, exact, old.reads_unwritten)
+        one, two = slot.value, twin.value
+    if one is two:
         return False
-    is_precise = bool(old.precise_slots[index] >> place & 1)
-    return not _slot_covers(slot, other.stack.get(place), IdMap(), is_precise, exact, old.reads_unwritten)
+    if one.__class__ is Scalar and two.__class__ is Scalar and exact == NOT_EXACT:
+        return is_precise and not one.range.holds(two.range)
+    return not value_covers(one, two, IdMap(), is_precise, exact)
 
 
 def _same_refs(old: State, new: State, ids: IdMap) -> bool:
@@ -147,6 +156,8 @@ def _frames_equal(old: Checkpoint, index: int, frame: Frame, other: Frame, ids: 
         is_precise = bool(precise >> reg & 1)
         if one is two and _needs_no_ids(one, is_precise, exact):
             continue
+        if exact == NOT_EXACT and not is_precise and one.__class__ is two.__class__ is Scalar:
+            continue
         if not value_covers(one, two, ids, is_precise, exact):
             old.suspect = index, False, reg
             return False
@@ -175,10 +186,17 @@ def _stacks_equal(old: Checkpoint, index: int, frame: Frame, other: Frame, ids: 
         is_precise = bool(precise >> i & 1)
         if twin is slot and _needs_no_ids(slot.value, is_precise, exact) and slot.kinds[0] not in _OBJECTS:
             continue
+        if exact == NOT_EXACT and not is_precise and twin is not None and _hold_numbers(slot, twin):
+            continue
         if not _slot_covers(slot, twin, ids, is_precise, exact, old.reads_unwritten):
             old.suspect = index, True, i
             return False
     return True
+
+
+def _hold_numbers(one: Slot, two: Slot) -> bool:
+    """Whether a whole number is spilled in both slots."""
+    return one.kinds == two.kinds == ALL_SPILL and one.value.__class__ is two.value.__class__ is Scalar
 
 
 def _slot_covers(old: Slot, new: Slot | None, ids: IdMap, is_precise: bool, exact: int, reads_unwritten: bool) -> bool:

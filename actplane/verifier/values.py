@@ -122,8 +122,21 @@ class Pointer:
     def but(self, **changes: Any) -> Pointer:
         """Return a copy with some fields changed."""
         copy = Pointer.__new__(Pointer)
-        for name in Pointer.__slots__:
-            setattr(copy, name, getattr(self, name))
+        copy.kind = self.kind
+        copy.flags = self.flags
+        copy.off = self.off
+        copy.var = self.var
+        copy.id = self.id
+        copy.ref = self.ref
+        copy.owner = self.owner
+        copy.map = self.map
+        copy.map_uid = self.map_uid
+        copy.frame = self.frame
+        copy.size = self.size
+        copy.span = self.span
+        copy.types = self.types
+        copy.type_id = self.type_id
+        copy.detail = self.detail
         for name, value in changes.items():
             setattr(copy, name, value)
         return copy

@@ -162,22 +162,22 @@ def _program(raw: dict[str, Any]) -> Program:
     slot, slots = 0, len(data) // 8
     while slot < slots:
         code, registers, off, imm = struct.unpack_from("<BBhi", data, slot * 8)
-        insn = Insn(code, registers & 15, registers >> 4, off, imm)
+        source = registers >> 4
         symbol: Symbol | None = None
         if code == 0x18:
             if slot + 1 == slots:
                 raise BadEncoding
             *rest, high = struct.unpack_from("<BBhi", data, slot * 8 + 8)
-            if rest != [0, 0, 0] or (insn.src == 1 and high):
+            if rest != [0, 0, 0] or (source == 1 and high):
                 raise BadEncoding
-            insn = replace(insn, imm=(imm & 0xFFFFFFFF) | (high & 0xFFFFFFFF) << 32)
+            imm = (imm & 0xFFFFFFFF) | (high & 0xFFFFFFFF) << 32
             if slot in references:
                 name = f"m{references[slot]}"
-                symbol = MapValue(name, high & 0xFFFFFFFF) if insn.src in (2, 6) else MapFd(name)
-        elif code == 0x85 and insn.src == 2 and slot in kfuncs:
+                symbol = MapValue(name, high & 0xFFFFFFFF) if source in (2, 6) else MapFd(name)
+        elif code == 0x85 and source == 2 and slot in kfuncs:
             symbol = Kfunc(kfuncs[slot])
-        insns.append(replace(insn, symbol=symbol))
-        slot += insn.slots
+        insns.append(Insn(code, registers & 15, source, off, imm, symbol=symbol))
+        slot += insns[-1].slots
     prog_type = ProgType[f"BPF_PROG_TYPE_{raw['prog_type']}"]
     attach_name = f"BPF_{raw.get('expected_attach_type')}"
     attach = AttachType[attach_name] if attach_name in AttachType.__members__ else None
@@ -229,6 +229,18 @@ def judge(
     except BadEncoding:
         return None
     _name_parts(case, types)
+    return judge_prepared(case, types, max_insns, profile=profile, is_privileged=is_privileged)
+
+
+def judge_prepared(
+    case: Case,
+    types: Btf,
+    max_insns: int = 1_000_000,
+    *,
+    profile: KernelProfile | None = None,
+    is_privileged: bool = True,
+) -> Report:
+    """Ask the mirror about a case that was prepared."""
     assert case.program is not None
     flags = case.raw["prog_flags"]
     options = Options(
