@@ -59,8 +59,6 @@ class Engine:
         self._marks = self._find_marks()
         self._visits: dict[tuple[int, ...], LoopVisit] = {}
         """Loops by the calls that lead to them."""
-        self._exact = EXACT if v.masks_ranges else NOT_EXACT
-        """How like a checkpoint a state must be: without privileges the numbers may not differ at all."""
         self._jumps_at_checkpoint = 0
         self._insns_at_checkpoint = 0
 
@@ -176,7 +174,7 @@ class Engine:
                     if states_equal(old, state, RANGE_WITHIN, loop.depth):
                         loop.edges.append((old, state.copy()))
                         return self._accept_cover(old, state)
-                elif states_equal(old, state, self._exact):
+                elif states_equal(old, state, EXACT if self.v.masks_ranges else NOT_EXACT):
                     return self._accept_cover(old, state)
             if wants_new:
                 old.misses += 1
