@@ -32,6 +32,10 @@ _JUMP: Final = 2
 _TRAP: Final = 4
 
 _INSNS_BETWEEN_LOOKS: Final = 1000
+"""How many instructions are processed between two looks at the clock."""
+
+# When the kernel gives up carrying marks around a loop, and when it keeps a state whatever else it thinks
+# (kernel/bpf/verifier.c of Linux 6.18: propagate_backedges, is_state_visited).
 _MAX_ROUNDS: Final = 64
 _MAX_HISTORY: Final = 40
 
@@ -147,7 +151,11 @@ class Engine:
         return self.v.pending.pop() if self.v.pending else None
 
     def _is_covered(self, state: State) -> bool:
-        """Whether a checkpoint covers this state; if not, perhaps keep the state as one."""
+        """
+        Whether a checkpoint covers this state; if not, perhaps keep the state as one.
+
+        Source: is_state_visited() in kernel/bpf/verifier.c of Linux 6.18, so that counts are the kernel's.
+        """
         slot = state.slot
         code = self.code
         is_forced = self.v.options.keeps_all_states or slot in code.checkpoint or state.history > _MAX_HISTORY

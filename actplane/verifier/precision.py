@@ -192,20 +192,19 @@ def _was_followed(back: Backtrack, step: Trace, followed: Followed) -> bool:
 def _concern(code: Code, slot: int, insn: Insn) -> int:
     """Return the registers of which one must be wanted for a step back over a slot to change anything."""
     kind = insn.code & CLASS_MASK
-    if kind in (ALU, ALU64, LDX):
-        return 1 << insn.dst
+    dst, src = 1 << insn.dst, 1 << insn.src
+    if kind == LD:
+        return dst if insn.code == LD_IMM64 else CALLER_SAVED
     if kind == STX and insn.code & MODE_MASK == ATOMIC:
-        return 1 << insn.dst | 1 << insn.src | 1
-    if kind in (ST, STX):
-        return 1 << insn.dst
+        return dst | src | 1
+    if kind not in (JMP, JMP32):
+        return dst
     if is_conditional(insn):
-        return 1 << insn.dst | 1 << insn.src if insn.code & X else 0
+        return dst | src if insn.code & X else 0
     if insn.code in (JA, GOTOL):
         return 0
     is_plain_helper = insn.src == HELPER_CALL and slot not in code.callback_calls and insn.imm != HelperId.bpf_tail_call
-    if insn.code == CALL and is_plain_helper:
-        return CALLER_SAVED
-    return 1 << insn.dst | _ALWAYS if kind != LD else (1 << insn.dst if insn.code == LD_IMM64 else CALLER_SAVED)
+    return CALLER_SAVED if insn.code == CALL and is_plain_helper else _ALWAYS
 
 
 def _mark_checkpoint(back: Backtrack, parent: Checkpoint) -> bool:
