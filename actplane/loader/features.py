@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from actplane.asm.build import call, exit_, ld_map_fd, mov64
+from actplane.asm.build import call, exit_, ld_map_fd, mov64, stx
 from actplane.asm.insn import Insn
-from actplane.asm.operands import Reg
+from actplane.asm.operands import Reg, Size
 from actplane.asm.program import MapSpec, Object, Program
 from actplane.asm.uapi import AttachType, HelperId, MapType, ProgType
 from actplane.errors import KernelError, RejectedByKernel, UnsupportedFeature
@@ -74,6 +74,7 @@ class Feature(Enum):
     TP_BTF_SIGNAL = "tracepoint programs may send signals"
     CGROUP_CONNECT = "cgroup programs on connect load"
     CGROUP_TASK_STORAGE = "cgroup programs may read task storage"
+    REGISTER_WRITES = "probe programs may write registers"
     TASK_STORAGE = "task storage"
     INODE_STORAGE = "inode storage"
     SK_STORAGE = "socket storage"
@@ -212,6 +213,7 @@ _SIGNAL = (mov64(Reg.R1, 9), call(HelperId.bpf_send_signal))
 _LSM = (ProgType.BPF_PROG_TYPE_LSM, AttachType.BPF_LSM_MAC, "bprm_check_security")
 _TP_BTF = (ProgType.BPF_PROG_TYPE_TRACING, AttachType.BPF_TRACE_RAW_TP, "sched_process_exec")
 _FMOD_RET = (ProgType.BPF_PROG_TYPE_TRACING, AttachType.BPF_MODIFY_RETURN, "security_file_open")
+_WRITE_REGISTER = (mov64(Reg.R2, 0), stx(Size.DW, Reg.R1, Reg.R2, 0))
 _CONNECT = (ProgType.BPF_PROG_TYPE_CGROUP_SOCK_ADDR, AttachType.BPF_CGROUP_INET4_CONNECT, None)
 
 _PROGRAMS: dict[Feature, tuple[Program, tuple[MapSpec, ...]]] = {
@@ -224,6 +226,7 @@ _PROGRAMS: dict[Feature, tuple[Program, tuple[MapSpec, ...]]] = {
     Feature.TP_BTF_SIGNAL: (_plain(*_TP_BTF, (*_SIGNAL, *_RETURN_0)), ()),
     Feature.CGROUP_CONNECT: (_plain(*_CONNECT, _RETURN_1), ()),
     Feature.CGROUP_TASK_STORAGE: (_plain(*_CONNECT, (*_READ_MARK, *_RETURN_1)), (_MARKS,)),
+    Feature.REGISTER_WRITES: (_plain(ProgType.BPF_PROG_TYPE_KPROBE, None, None, (*_WRITE_REGISTER, *_RETURN_0)), ()),
 }
 
 

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="not root: bpf() needs
 
 # Measured. What is not named here is there.
 _CGROUP_HELPER = {Feature.CGROUP_TASK_STORAGE: Answer.NO}
+_REGISTERS = {Feature.REGISTER_WRITES: Answer.NO}
 _SLEEPABLE_SLOTS = {Feature.LSM_SLEEPABLE_TAIL_CALL: Answer.NO}
 MISSING = {
     "5.10": {
@@ -23,10 +24,11 @@ MISSING = {
         Feature.LSM_FIRES: Answer.UNKNOWN,
         Feature.FMOD_RET_FIRES: Answer.UNKNOWN,
         **_CGROUP_HELPER,
+        **_REGISTERS,
         **_SLEEPABLE_SLOTS,
     },
-    "6.1": _CGROUP_HELPER | _SLEEPABLE_SLOTS,
-    "6.12": _CGROUP_HELPER | _SLEEPABLE_SLOTS,
+    "6.1": _CGROUP_HELPER | _REGISTERS | _SLEEPABLE_SLOTS,
+    "6.12": _CGROUP_HELPER | _REGISTERS | _SLEEPABLE_SLOTS,
     "7.2": {},
 }
 # Inodes have room for storage only where the bpf LSM asked for it at boot.
