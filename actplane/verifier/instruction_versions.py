@@ -12,15 +12,20 @@ from actplane.asm.isa import (
     CLASS_MASK,
     DIV,
     END,
+    JMP,
+    JMP32,
     LDX,
     MEMSX,
     MOD,
     MODE_MASK,
     MOV,
+    NEG,
     OPERATION_MASK,
     STX,
     X,
+    find_form,
 )
+from actplane.verifier.profiles import KernelProfile
 
 _ALWAYS: Final = (0, 0)
 _GOTOL: Final = 0x06
@@ -56,3 +61,29 @@ def _alu_since(insn: Insn, kind: int, operation: int) -> tuple[int, int]:
     is_signed_division = operation in (DIV, MOD) and insn.off == 1
     is_plain_swap = operation == END and kind == ALU64
     return (6, 6) if is_signed_division or is_plain_swap else _ALWAYS
+
+
+_SWAP: Final = ALU64 | END
+
+
+def why_refused_unseen(insn: Insn, profile: KernelProfile) -> str:
+    """
+    Return why a kernel refuses a program for an instruction that no path reaches, or an empty text: an opcode
+    that it does not know, and since 7.1 any value in a field that the instruction does not use.
+
+    >>> from actplane.verifier.profiles import PROFILES
+    >>> why_refused_unseen(Insn(0x95, off=1), PROFILES["7.2"])
+    'an instruction uses reserved fields'
+    """
+    if insn.code in (_SWAP, _MAY_GOTO) and not profile.at_least(*since(insn)):
+        return f"there is no opcode 0x{insn.code:02x}"
+    kind = insn.code & CLASS_MASK
+    is_checked = profile.at_least(7, 1) and insn.symbol is None and kind in _CHECKED
+    # Shifts too far and divisions by 0 are seen on the way only.
+    is_number = kind in (ALU, ALU64) and not insn.code & X and insn.code & OPERATION_MASK not in (END, NEG)
+    if is_checked and find_form(insn.code, insn.dst, insn.src, insn.off, 1 if is_number else insn.imm) is None:
+        return "an instruction uses reserved fields"
+    return ""
+
+
+_CHECKED: Final = frozenset({ALU, ALU64, JMP, JMP32})

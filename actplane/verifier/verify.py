@@ -27,6 +27,7 @@ from actplane.verifier import (
 from actplane.verifier.engine import Engine
 from actplane.verifier.flow import Code
 from actplane.verifier.global_functions import GlobalFunction
+from actplane.verifier.instruction_versions import why_refused_unseen
 from actplane.verifier.log import insn_text, state_text
 from actplane.verifier.maps import map_facts
 from actplane.verifier.profiles import DEFAULT, KernelProfile
@@ -93,6 +94,7 @@ def _judge(subject: Subject, maps: Mapping[str, MapSpec], profile: KernelProfile
         thrown = exceptions.find_callback(own, profile)
         subject.notes["exception_callback"] = thrown
         roots = () if thrown is None else (thrown,)
+        _check_unseen(program, profile)
         code = Code(program.insns, allows_loops=options.is_privileged, roots=roots)
         is_operation = program.prog_type is ProgType.BPF_PROG_TYPE_STRUCT_OPS
         subject.attach = (struct_ops if is_operation else attach).find(program, subject.types, profile)
@@ -181,6 +183,15 @@ def _check_unprivileged(program: Program) -> None:
         is_function = insn.code == LD_IMM64 and insn.src == PSEUDO_FUNC
         if is_function or (insn.code == CALL and insn.src in (PSEUDO_CALL, PSEUDO_KFUNC_CALL)):
             refuse("privileged-only", slot, "functions, of the program or of the kernel, are for privileged users only")
+        slot += insn.slots
+
+
+def _check_unseen(program: Program, profile: KernelProfile) -> None:
+    slot = 0
+    for insn in program.insns:
+        why = why_refused_unseen(insn, profile)
+        if why:
+            refuse("bad-instruction", slot, why)
         slot += insn.slots
 
 

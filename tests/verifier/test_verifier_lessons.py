@@ -1,0 +1,95 @@
+"""Numbered cases: what generated programs taught the mirror about kernels, and the page that lists them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from actplane.asm.assembler import assemble_object
+from actplane.verifier import verify
+from actplane.verifier.profiles import profile_of
+from tests.verifier import publish
+
+MAP = ".map m array key=4 value=8 max_entries=1\n"
+SAFE = ""
+"""Where a refusal's id is expected: accepted."""
+
+CASES: list[tuple[int, str, str, dict[str, str]]] = [
+    (
+        2,
+        "socket_filter",
+        "r0 = *(u32 *)(r1 +0)\nr0 /= 1000\nif r0 > 4294967 goto bad\nr0 = 0\nexit\nbad:\nr0 = r9\nexit",
+        {"6.18": "uninitialized-register", "7.2": SAFE},
+    ),
+    (
+        5,
+        "socket_filter",
+        "call bpf_get_prandom_u32\nr7 = 0\nif r7 & r0 goto bad\nr0 = 0\nexit\nbad:\nr0 = r9\nexit",
+        {"6.1": "uninitialized-register", "6.12": SAFE, "6.18": SAFE, "7.2": SAFE},
+    ),
+    (
+        6,
+        "socket_filter",
+        "call bpf_get_prandom_u32\nif r0 <= r0 goto good\nr0 = r9\ngood:\nr0 = 0\nexit",
+        {"6.1": "uninitialized-register", "6.18": "uninitialized-register", "7.2": SAFE},
+    ),
+    (
+        7,
+        "socket_filter",
+        "call bpf_get_prandom_u32\nr6 = r0\ncall bpf_get_prandom_u32\nr0 &= 7\nif r6 < r0 goto small\nr0 = 0\nexit\n"
+        "small:\nif r6 > 7 goto bad\nr0 = 0\nexit\nbad:\nr0 = r9\nexit",
+        {"5.10": "uninitialized-register", "6.1": "uninitialized-register", "6.12": SAFE, "7.2": SAFE},
+    ),
+    (
+        8,
+        "socket_filter",
+        "r1 = map[m][0]+0\nif w1 != 0 goto good\nr0 = r9\ngood:\nr0 = 0\nexit",
+        {"5.10": SAFE, "6.18": SAFE},
+    ),
+    (
+        11,
+        "socket_filter",
+        "r2 = subprog[f]\nr3 = 0\nr4 = 0\ncall bpf_loop\nr0 = 0\nexit\nf:\nr0 = 0\nexit",
+        {"6.1": "argument-type", "6.18": "argument-type"},
+    ),
+    (
+        12,
+        "socket_filter",
+        "r0 = 7\nr0 s/= 2\nexit",
+        {"5.10": "bad-instruction", "6.1": "bad-instruction", "6.12": SAFE},
+    ),
+    (
+        13,
+        "socket_filter",
+        "*(u64 *)(r10 -16) = 0\nr0 = *(u64 *)(r10 -8)\nr0 = 0\nexit",
+        {"5.10": SAFE, "6.1": SAFE, "6.12": SAFE},
+    ),
+    (
+        13,
+        "socket_filter",
+        "*(u64 *)(r10 -8) = 0\nr0 = *(u64 *)(r10 -16)\nr0 = 0\nexit",
+        {"5.10": "stack-uninitialized", "6.1": "stack-uninitialized", "6.12": SAFE},
+    ),
+]
+
+
+@pytest.mark.parametrize(("number", "kind", "text", "answers"), CASES)
+def test_lesson(number: int, kind: str, text: str, answers: dict[str, str]) -> None:
+    found = assemble_object(f"{MAP}.prog main {kind}\n{text}\n", name=f"lesson {number}")
+    maps = {spec.name: spec for spec in found.maps}
+    got = {}
+    for kernel in answers:
+        refusal = verify(found.programs[0], maps, profile=profile_of(kernel)).refusal
+        got[kernel] = refusal.id if refusal is not None else SAFE
+    assert got == answers
+
+
+def test_page_has_the_published_numbers() -> None:
+    page = publish.PAGE.read_text()
+    assert publish.page_of(page, json.loads(publish.NUMBERS.read_text())) == page
+
+
+def test_lessons_are_on_the_page() -> None:
+    page = publish.PAGE.read_text()
+    assert all(f"\n{number}. " in page for number, *_ in CASES)
