@@ -155,6 +155,8 @@ def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -
 
 
 def _may_sleep_in(name: str, profile: KernelProfile) -> bool:
+    if not profile.at_least(5, 11):
+        return name == "bprm_committed_creds"
     return name in SLEEPABLE_HOOKS or (name == "bdev_alloc_security" and profile.at_least(7, 1))
 
 
