@@ -296,7 +296,8 @@ def return_range(program: Program, point: AttachPoint | None, profile: KernelPro
         name = attach.name if attach is not None else ""
         if name.endswith(("RECVMSG", "GETPEERNAME", "GETSOCKNAME")):
             return 1, 1
-        return (0, 3) if name in ("BPF_CGROUP_INET4_BIND", "BPF_CGROUP_INET6_BIND") else (0, 1)
+        is_bind = name in ("BPF_CGROUP_INET4_BIND", "BPF_CGROUP_INET6_BIND")
+        return (0, 3) if is_bind and profile.at_least(5, 12) else (0, 1)
     if kind is ProgType.BPF_PROG_TYPE_CGROUP_SKB:
         return (0, 3) if attach is AttachType.BPF_CGROUP_INET_EGRESS else (0, 1)
     if kind is ProgType.BPF_PROG_TYPE_KPROBE and attach is AttachType.BPF_TRACE_KPROBE_SESSION:

@@ -135,7 +135,11 @@ def _raw_map(spec: MapSpec) -> dict[str, Any]:
 
 def _debug_of(program: Program) -> dict[str, Any]:
     """Return the function information that the loader sends along, for programs of more than one function."""
-    info = debug_info(program)
+    try:
+        info = debug_info(program)
+    except struct.error:
+        # A mutated call goes to before the program; it has no function there to describe.
+        return {}
     if len(info.func_info) <= FUNC_INFO_BYTES:
         return {}
     inline = base64.b64encode(info.btf).decode()
