@@ -51,7 +51,11 @@ class DecodeError(ActplaneError):
 
 
 class VerifyError(ActplaneError):
-    """The mirror refuses a program: the instruction, what it claims, the state it met."""
+    """
+    The mirror refuses a program: the instruction, what it claims, the state it met.
+
+    `insn_index` is -1 if it is the program as a whole.
+    """
 
     def __init__(
         self,
@@ -64,8 +68,8 @@ class VerifyError(ActplaneError):
         span: Span | None = None,
         hint: str = "",
     ) -> None:
-        where = f"insn {insn_index}" + (f" ({insn_text})" if insn_text else "")
-        lines = [f"{where}: {claim}" + (f" [{rule}]" if rule else "")]
+        where = f"insn {insn_index}" + (f" ({insn_text})" if insn_text else "") + ": " if insn_index >= 0 else ""
+        lines = [f"{where}{claim}" + (f" [{rule}]" if rule else "")]
         if span is not None:
             lines[0] += f"     [{_line_at(span)}]"
         if state:

@@ -41,6 +41,7 @@ def sarif_log(reports: Iterable[Report], artifact: str) -> dict[str, Any]:
 
 
 def _result(report: Report, refusal: Refusal, ids: list[str], artifact: str) -> dict[str, Any]:
+    where = f", insn {refusal.slot} ({refusal.insn_text})" if refusal.slot >= 0 else ""
     place = {
         "physicalLocation": _physical(refusal.span, artifact),
         "logicalLocations": [_logical(report, refusal.slot)],
@@ -49,7 +50,7 @@ def _result(report: Report, refusal: Refusal, ids: list[str], artifact: str) -> 
         "ruleId": refusal.id,
         "ruleIndex": ids.index(refusal.id),
         "level": "error",
-        "message": {"text": f"{report.program}, insn {refusal.slot} ({refusal.insn_text}): {refusal.claim}"},
+        "message": {"text": f"{report.program}{where}: {refusal.claim}"},
         "locations": [place],
     }
     if refusal.path:
@@ -76,4 +77,6 @@ def _physical(span: Span | None, artifact: str) -> dict[str, Any]:
 
 
 def _logical(report: Report, slot: int) -> dict[str, Any]:
+    if slot < 0:
+        return {"fullyQualifiedName": report.program, "kind": "function"}
     return {"fullyQualifiedName": f"{report.program}:{slot}", "kind": "instruction"}
