@@ -80,6 +80,8 @@ def _decide(op: int, is_wide: bool, a: Range, b: Range) -> bool | None:
         return answer if op == JSET or answer is None else not answer
     if op in (JEQ, JNE):
         equal = _decide_equal(a_bits, b_bits, au, bu, as_, bs)
+        if equal is None and is_wide and _are_apart32(a, b):
+            equal = False
         return equal if op == JEQ or equal is None else not equal
     if op in (JGT, JLE, JGE, JLT):
         greater = _decide_order(au, bu, op in (JGT, JLE))
@@ -117,6 +119,11 @@ def _decide_equal(
     if au[1] < bu[0] or bu[1] < au[0] or as_[1] < bs[0] or bs[1] < as_[0]:
         return False
     return None
+
+
+def _are_apart32(a: Range, b: Range) -> bool:
+    """Whether the low halves of two numbers cannot be equal."""
+    return a.u32max < b.u32min or b.u32max < a.u32min or a.s32max < b.s32min or b.s32max < a.s32min
 
 
 def _decide_order(a: tuple[int, int], b: tuple[int, int], is_strict: bool) -> bool | None:

@@ -71,6 +71,12 @@ CASES: list[tuple[int, str, str, dict[str, str]]] = [
         "*(u64 *)(r10 -8) = 0\nr0 = *(u64 *)(r10 -16)\nr0 = 0\nexit",
         {"5.10": "stack-uninitialized", "6.1": "stack-uninitialized", "6.12": SAFE},
     ),
+    (
+        15,
+        "socket_filter",
+        "call bpf_get_prandom_u32\nif w0 s> 0 goto good\nif r0 != 7 goto good\nr0 = r9\ngood:\nr0 = 0\nexit",
+        {"6.1": "uninitialized-register", "6.18": SAFE, "7.2": SAFE},
+    ),
 ]
 
 
