@@ -31,6 +31,7 @@ LOG_BYTES = 1 << 20
 _OPEN_AT_ONCE = 400
 _FUNC = 12
 _NO_FD = 2**31 - 1
+_ENOTSUPP = 524
 
 
 class NoAnswer(Exception):
@@ -110,9 +111,9 @@ class Asker:
         log = self._text()
         if "arena's user address must be set" in log:
             raise NoAnswer("an arena must be mapped first")
-        if not log.strip() and number in (errno.EPERM, 524):
+        if not log.strip() and number in (errno.EPERM, _ENOTSUPP):
             raise NoAnswer(f"errno {number} and no log")
-        if log.startswith("processed ") and number == errno.EINVAL:
+        if log.startswith("processed ") and number in (errno.EINVAL, _ENOTSUPP):
             raise NoAnswer("the verifier is content, something after it is not")
         return Answer(False, number, seconds, log)
 
