@@ -25,8 +25,7 @@ MAY_IMPORT = {
     "verifier": {"asm"},
     "loader": {"asm"},
     "runtime": {"loader", "codegen", "verifier", "dsl", "ir", "asm"},
-    "agents": {"runtime", "loader", "codegen", "verifier", "dsl", "ir", "asm"},
-    "cli": {"agents", "runtime", "loader", "codegen", "verifier", "dsl", "ir", "asm"},
+    "cli": {"runtime", "loader", "codegen", "verifier", "dsl", "ir", "asm"},
     "pytest_plugin": {"verifier", "asm"},
     "__main__": {"cli"},
 }
@@ -147,7 +146,7 @@ def circle_of(arrows: dict[str, set[str]]) -> set[str]:
     return left
 
 
-@pytest.mark.parametrize("package", ["agents", "cli", "codegen", "dsl", "ir", "loader", "runtime", "verifier"])
+@pytest.mark.parametrize("package", ["cli", "codegen", "dsl", "ir", "loader", "runtime", "verifier"])
 def test_modules_of_a_package_do_not_import_in_a_circle(package: str):
     assert circle_of(neighbours(package)) == set()
 
