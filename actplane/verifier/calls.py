@@ -339,7 +339,7 @@ def _pointer_result(v: Verification, call: Call, kind: str, detail: str, flags: 
     type_id = types.id_of(BtfKind.STRUCT, detail) if types is not None else None
     if types is None or type_id is None:
         refuse("unsupported", call.slot, f"{call.name} returns a struct {detail}, which is in no BTF given")
-    if call.name in ("bpf_get_current_task_btf", "bpf_task_pt_regs") and v.profile.at_least(6, 2):
+    if call.name == "bpf_get_current_task_btf" and v.profile.at_least(6, 2):
         flags |= Flag.TRUSTED
     return Pointer(Kind.BTF_ID, flags=flags, types=types, type_id=type_id, id=id_, ref=ref)
 

@@ -7,6 +7,8 @@ import json
 import pytest
 
 from actplane.asm.assembler import assemble_object
+from actplane.errors import ActplaneError
+from actplane.loader.btf import Btf
 from actplane.verifier import verify
 from actplane.verifier.profiles import profile_of
 from tests.verifier import publish
@@ -89,6 +91,22 @@ def test_lesson(number: int, kind: str, text: str, answers: dict[str, str]) -> N
         refusal = verify(found.programs[0], maps, profile=profile_of(kernel)).refusal
         got[kernel] = refusal.id if refusal is not None else SAFE
     assert got == answers
+
+
+def test_registers_of_a_task_are_not_trusted_to_be_there() -> None:
+    """Case 16."""
+    try:
+        types = Btf.vmlinux()
+    except ActplaneError as error:
+        pytest.skip(f"needs the types of a kernel: {error}")
+    text = (
+        ".prog main raw_tracepoint\ncall bpf_get_current_task_btf\nr1 = r0\ncall bpf_task_pt_regs\n"
+        "if r0 != 0 goto good\nr0 = r9\ngood:\nr0 = 0\nexit\n"
+    )
+    (program,) = assemble_object(text, name="lesson 16").programs
+    refusal = verify(program, {}, types).refusal
+    assert refusal is not None
+    assert refusal.id == "uninitialized-register"
 
 
 def test_page_has_the_published_numbers() -> None:
