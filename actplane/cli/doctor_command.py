@@ -173,9 +173,10 @@ def _policy(options: argparse.Namespace, tier: Tier | None, features: Features) 
         count = len(error.diagnostics)
         detail = f"{name} has {count} error{'' if count == 1 else 's'}"
         return Check("policy", "no", detail, "see `actplane check`", is_needed=True)
-    detail = f"{name} compiles: {len(policy.rules)} rules"
+    rules = len(policy.rules)
+    detail = f"{name} compiles: {rules} rule{'' if rules == 1 else 's'}"
     if tier is not None:
         weak = len(weaknesses(policy, tier, sees_connect=tiers.sees_connect(tier, features)))
         if weak:
-            detail += f"; {weak} clauses cannot be enforced as written on tier {tier.value}"
+            detail += f"; {weak} clause{'' if weak == 1 else 's'} cannot be enforced as written on tier {tier.value}"
     return Check("policy", "yes", detail)

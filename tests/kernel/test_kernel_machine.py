@@ -197,6 +197,7 @@ def forms() -> dict[str, list[Form]]:
     }
 
 
+@pytest.mark.no_cover  # a sweep: several times as long when measured
 @pytest.mark.parametrize("seed", range(TESTS))
 def test_random_programs_give_what_the_kernel_gives(forms: dict[str, list[Form]], seed: int) -> None:
     rng = random.Random(seed)
@@ -212,6 +213,7 @@ def test_random_programs_give_what_the_kernel_gives(forms: dict[str, list[Form]]
                 assert interpret(interpreted, packet) == expected, where
 
 
+@pytest.mark.no_cover  # a sweep: several times as long when measured
 def test_whole_random_programs_give_what_the_kernel_gives(forms: dict[str, list[Form]]) -> None:
     rng = random.Random(-1)
     for _ in range(WHOLE_PROGRAMS):
@@ -252,6 +254,7 @@ done:
 """
 
 
+@pytest.mark.no_cover  # a sweep: several times as long when measured
 def test_random_functions_called_in_a_loop(forms: dict[str, list[Form]]) -> None:
     """Each round passes the last result on; r6 to r9 and the stack of the caller must survive the callee."""
     rng = random.Random(-2)

@@ -82,6 +82,7 @@ def test_the_kernel_accepts_and_computes_what_the_ir_means() -> None:
             assert loaded.test_run(bytes(64)).retval == expected & 0xFFFFFFFF, seed
 
 
+@pytest.mark.no_cover  # a sweep: several times as long when measured
 def test_the_kernel_accepts_stepping_stones() -> None:
     """Unrolled code of 60,000 instructions with a jump over all of it."""
     function = random_functions.long_function(blocks=60, size=1000)

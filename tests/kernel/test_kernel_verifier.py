@@ -32,6 +32,7 @@ def _may_load() -> None:
         pytest.skip(f"needs a kernel that lets us load programs: {str(error).splitlines()[0]}")
 
 
+@pytest.mark.no_cover  # a sweep: several times as long when measured
 @pytest.mark.usefixtures("_may_load")
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_programs_get_the_kernels_verdict(category: str) -> None:
@@ -55,6 +56,7 @@ def test_programs_get_the_kernels_verdict(category: str) -> None:
     assert (row[BOTH_ACCEPT] + row[BOTH_REFUSE]) / tally.judged >= 0.97, tally.disagreements
 
 
+@pytest.mark.no_cover  # a sweep: several times as long when measured
 @pytest.mark.usefixtures("_may_load")
 @pytest.mark.parametrize(("category", "share"), [("grammar", 0.97), ("documentation", 0.85)])
 def test_log_is_the_kernels_line_by_line(category: str, share: float) -> None:
