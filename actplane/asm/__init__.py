@@ -86,9 +86,10 @@ from actplane.asm.insn import (
     Subprogram,
     Symbol,
     TypeSize,
+    form_of,
 )
-from actplane.asm.isa import Form, Kind, find_form, form_of
-from actplane.asm.labels import FunctionHere, Item, LabelHere, link_labels, resolve
+from actplane.asm.isa import Form, Kind, find_form
+from actplane.asm.labels import FunctionHere, Item, LabelHere, resolve
 from actplane.asm.operands import (
     R0,
     R1,
@@ -241,7 +242,6 @@ __all__ = [
     "ldx",
     "ldxsx",
     "le",
-    "link_labels",
     "load_acquire",
     "lsh32",
     "lsh64",

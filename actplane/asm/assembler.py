@@ -26,8 +26,8 @@ from actplane.asm.directives import (
     read_section,
 )
 from actplane.asm.encoding import decode
-from actplane.asm.insn import Insn, Label, MapValue, place
-from actplane.asm.isa import EXIT, LD_IMM64, Kind, form_of
+from actplane.asm.insn import Insn, Label, MapValue, form_of, place
+from actplane.asm.isa import EXIT, LD_IMM64, Kind
 from actplane.asm.labels import FunctionHere, Item, LabelHere, try_resolve
 from actplane.asm.operands import Reg
 from actplane.asm.program import MapSpec, Object, Program

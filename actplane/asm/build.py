@@ -22,13 +22,16 @@ Operand = Reg | int
 Target = int | str
 
 _Key = TypeVar("_Key")
+_Name = TypeVar("_Name", MapFd, FunctionAddress, Subprogram, Kfunc)
 
 _ALU = {(form.name, form.has_register_source): form for form in FORMS if form.kind is Kind.ALU}
 _JUMP = {(form.operation, form.width, form.has_register_source): form for form in FORMS if form.kind is Kind.JUMP}
 _MOVSX = {(form.width, form.bits): form for form in FORMS if form.kind is Kind.MOVSX}
 _END = {(form.name, form.bits): form for form in FORMS if form.kind is Kind.END}
 _ATOMIC = {(form.operation, form.size): form for form in FORMS if form.kind is Kind.ATOMIC}
-_BY_SIZE = {(form.kind, form.size): form for form in FORMS if form.size is not None and form.kind is not Kind.LD_IMM64}
+_BY_SIZE: dict[tuple[Kind, Size], Form] = {
+    (form.kind, form.size): form for form in FORMS if form.size is not None and form.kind is not Kind.LD_IMM64
+}
 _BY_NAME = {form.name: form for form in FORMS}
 
 
@@ -47,8 +50,8 @@ def checked(form: Form, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0, 
     for name, value in (("dst", dst), ("src", src), ("off", off), ("imm", imm)):
         rule = getattr(form, name)
         if value not in rule:
-            raise EncodeError(f"{form.name} (code {form.code:#04x}): {name}: got {value}, expected {rule.expected}")
-    return Insn(form.code, int(dst), int(src), off, imm, symbol)
+            raise EncodeError(f"{form.name} (code {form.code:#04x}): {name}: got {value!r}, expected {rule.expected}")
+    return Insn(form.code, int(dst), int(src), int(off), int(imm), symbol)
 
 
 def alu(operation: str, dst: Reg, operand: Operand, width: int = 64) -> Insn:
@@ -145,22 +148,22 @@ def ldx(size: Size, dst: Reg, src: Reg, off: int = 0) -> Insn:
     >>> ldx(Size.DW, Reg.R1, Reg.R10, -8).encode().hex()
     '79a1f8ff00000000'
     """
-    return checked(_BY_SIZE[Kind.LDX, size], dst, src, off)
+    return checked(_of_size(Kind.LDX, size), dst, src, off)
 
 
 def ldxsx(size: Size, dst: Reg, src: Reg, off: int = 0) -> Insn:
     """Load memory and extend its sign: dst = *(signed size *)(src + off); size is B, H or W."""
-    return checked(_choose(_BY_SIZE, (Kind.LDXSX, size), "ldxsx", size, "Size.B, Size.H or Size.W"), dst, src, off)
+    return checked(_of_size(Kind.LDXSX, size), dst, src, off)
 
 
 def st(size: Size, dst: Reg, off: int, imm: int) -> Insn:
     """Store a number: *(size *)(dst + off) = imm."""
-    return checked(_BY_SIZE[Kind.ST, size], dst, 0, off, imm)
+    return checked(_of_size(Kind.ST, size), dst, 0, off, imm)
 
 
 def stx(size: Size, dst: Reg, src: Reg, off: int = 0) -> Insn:
     """Store a register: *(size *)(dst + off) = src."""
-    return checked(_BY_SIZE[Kind.STX, size], dst, src, off)
+    return checked(_of_size(Kind.STX, size), dst, src, off)
 
 
 def atomic(operation: str, size: Size, dst: Reg, src: Reg, off: int = 0, *, fetch: bool = False) -> Insn:
@@ -176,28 +179,27 @@ def atomic(operation: str, size: Size, dst: Reg, src: Reg, off: int = 0, *, fetc
     if fetch and "xchg" not in operation and not operation.startswith("fetch_"):
         name = f"fetch_{operation}"
     expected = "add, or, and, xor, xchg or cmpxchg of Size.W or Size.DW"
-    return checked(_choose(_ATOMIC, (name, size), "atomic", f"{operation} {size.name}", expected), dst, src, off)
+    return checked(_choose(_ATOMIC, (name, size), "atomic", f"{operation} {size}", expected), dst, src, off)
 
 
 def load_acquire(size: Size, dst: Reg, src: Reg, off: int = 0) -> Insn:
     """Load with acquire order: dst = *(size *)(src + off)."""
-    return checked(_BY_SIZE[Kind.LOAD_ACQUIRE, size], dst, src, off)
+    return checked(_of_size(Kind.LOAD_ACQUIRE, size), dst, src, off)
 
 
 def store_release(size: Size, dst: Reg, src: Reg, off: int = 0) -> Insn:
     """Store with release order: *(size *)(dst + off) = src."""
-    return checked(_BY_SIZE[Kind.STORE_RELEASE, size], dst, src, off)
+    return checked(_of_size(Kind.STORE_RELEASE, size), dst, src, off)
 
 
 def ld_abs(size: Size, offset_bytes: int) -> Insn:
     """Load packet data, legacy: r0 = *(size *)skb[offset_bytes], in host order."""
-    return checked(_choose(_BY_SIZE, (Kind.LD_ABS, size), "ld_abs", size, "Size.B, Size.H or Size.W"), imm=offset_bytes)
+    return checked(_of_size(Kind.LD_ABS, size), imm=offset_bytes)
 
 
 def ld_ind(size: Size, src: Reg, offset_bytes: int = 0) -> Insn:
     """Load packet data, legacy: r0 = *(size *)skb[src + offset_bytes], in host order."""
-    form = _choose(_BY_SIZE, (Kind.LD_IND, size), "ld_ind", size, "Size.B, Size.H or Size.W")
-    return checked(form, src=src, imm=offset_bytes)
+    return checked(_of_size(Kind.LD_IND, size), src=src, imm=offset_bytes)
 
 
 def ld_imm64(dst: Reg, value: int) -> Insn:
@@ -210,7 +212,7 @@ def ld_imm64(dst: Reg, value: int) -> Insn:
     >>> ld_imm64(Reg.R1, -1).imm == (1 << 64) - 1
     True
     """
-    if -(1 << 63) <= value < 0:
+    if isinstance(value, int) and -(1 << 63) <= value < 0:
         value += 1 << 64
     return checked(_BY_NAME["ld_imm64"], dst, imm=value)
 
@@ -220,7 +222,7 @@ def ld_map_fd(dst: Reg, map_: MapFd | str | int) -> Insn:
     form = _BY_NAME["ld_map_fd"]
     if isinstance(map_, int):
         return checked(form, dst, imm=map_)
-    return checked(form, dst, symbol=MapFd(map_) if isinstance(map_, str) else map_)
+    return checked(form, dst, symbol=_named(MapFd, map_))
 
 
 def ld_map_value(dst: Reg, value: MapValue | tuple[int, int]) -> Insn:
@@ -228,8 +230,11 @@ def ld_map_value(dst: Reg, value: MapValue | tuple[int, int]) -> Insn:
     form = _BY_NAME["ld_map_value"]
     if isinstance(value, MapValue):
         return checked(form, dst, imm=value.offset_bytes << 32, symbol=value)
-    fd, offset_bytes = value
-    return checked(form, dst, imm=offset_bytes << 32 | fd)
+    match value:
+        case (int(fd), int(offset_bytes)):
+            return checked(form, dst, imm=offset_bytes << 32 | fd)
+        case _:
+            raise EncodeError(f"ld_map_value: got {value!r}, expected a MapValue or (fd, offset_bytes)")
 
 
 def ld_btf_id(dst: Reg, btf_id: int, module_fd: int = 0) -> Insn:
@@ -242,7 +247,7 @@ def ld_func(dst: Reg, function: FunctionAddress | str | int) -> Insn:
     form = _BY_NAME["ld_func"]
     if isinstance(function, int):
         return checked(form, dst, imm=function)
-    return checked(form, dst, symbol=FunctionAddress(function) if isinstance(function, str) else function)
+    return checked(form, dst, symbol=_named(FunctionAddress, function))
 
 
 def ld_map_idx(dst: Reg, index: int) -> Insn:
@@ -290,7 +295,7 @@ def may_goto(target: Target) -> Insn:
 
 def call(function: HelperId | int) -> Insn:
     """Call a helper function by its number."""
-    return checked(_BY_NAME["call"], imm=int(function))
+    return checked(_BY_NAME["call"], imm=function)
 
 
 def call_sub(function: Subprogram | str | int) -> Insn:
@@ -298,7 +303,7 @@ def call_sub(function: Subprogram | str | int) -> Insn:
     form = _BY_NAME["call_sub"]
     if isinstance(function, int):
         return checked(form, imm=function)
-    return checked(form, symbol=Subprogram(function) if isinstance(function, str) else function)
+    return checked(form, symbol=_named(Subprogram, function))
 
 
 def call_kfunc(function: Kfunc | str | int, fd_index: int = 0) -> Insn:
@@ -306,7 +311,7 @@ def call_kfunc(function: Kfunc | str | int, fd_index: int = 0) -> Insn:
     form = _BY_NAME["call_kfunc"]
     if isinstance(function, int):
         return checked(form, off=fd_index, imm=function)
-    return checked(form, off=fd_index, symbol=Kfunc(function) if isinstance(function, str) else function)
+    return checked(form, off=fd_index, symbol=_named(Kfunc, function))
 
 
 def callx(dst: Reg) -> Insn:
@@ -321,6 +326,22 @@ def exit_() -> Insn:
 
 def _target(target: Target) -> tuple[int, Label | None]:
     return (0, Label(target)) if isinstance(target, str) else (target, None)
+
+
+def _named(kind: type[_Name], what: _Name | str) -> _Name:
+    if isinstance(what, str):
+        return kind(what)
+    if isinstance(what, kind):
+        return what
+    raise EncodeError(f"got {what!r}, expected a number, a name or {kind.__name__}(name)")
+
+
+def _of_size(kind: Kind, size: Size) -> Form:
+    form = _BY_SIZE.get((kind, size))
+    if form is None:
+        sizes = " or ".join(str(known) for of, known in _BY_SIZE if of is kind)
+        raise EncodeError(f"{kind.value}: got {size}, expected {sizes}")
+    return form
 
 
 def _choose(forms: Mapping[_Key, Form], key: _Key, what: str, got: object, expected: str) -> Form:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from actplane.asm.insn import Insn
-from actplane.asm.isa import PSEUDO_FUNC, Form, Kind, form_of
+from actplane.asm.insn import Insn, form_of
+from actplane.asm.isa import PSEUDO_FUNC, Form, Kind
 from actplane.asm.program import Program
 from actplane.errors import ActplaneError
 

@@ -49,7 +49,7 @@ def effects(insn: Insn, form: Form, argument_count: ArgumentCount = _five) -> Ef
 
     `argument_count` says how many arguments a called helper takes; all five are assumed without it.
 
-    >>> from actplane.asm.isa import form_of
+    >>> from actplane.asm.insn import form_of
     >>> add = Insn(0x0F, 1, 2)
     >>> registers_in(effects(add, form_of(add)).reads)
     [1, 2]

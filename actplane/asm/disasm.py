@@ -26,8 +26,9 @@ from actplane.asm.insn import (
     MapValue,
     Subprogram,
     TypeSize,
+    form_of,
 )
-from actplane.asm.isa import Form, Kind, form_of
+from actplane.asm.isa import Form, Kind
 from actplane.asm.operands import Size
 from actplane.asm.uapi import HelperId
 

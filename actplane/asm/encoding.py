@@ -55,8 +55,8 @@ def encode(insns: Iterable[Insn], *, allow_symbols: bool = False) -> bytes:
             data = struct.pack("<" + "BBhi" * (len(fields) // 4), *fields)
             if _is_valid(data):
                 return data
-    except struct.error:
-        pass
+    except (struct.error, TypeError):
+        pass  # a number that does not fit, or no number at all
     raise _first_fault(insns)
 
 
@@ -76,7 +76,7 @@ def decode(data: bytes | bytearray | memoryview) -> list[Insn]:
     >>> decode(bytes.fromhex("b7000000010000009500000000000000"))[0].imm
     1
     """
-    data = bytes(data)
+    data = data if isinstance(data, bytes) else bytes(memoryview(data))
     if not _is_valid(data):
         raise _first_invalid(data)
     insns: list[Insn] = []
@@ -116,7 +116,7 @@ def _first_fault(insns: Sequence[Insn]) -> EncodeError:
     """Find out which instruction cannot be encoded, and why."""
     for index, insn in enumerate(insns):
         values = (insn.code, insn.dst, insn.src, insn.off, insn.imm)
-        if insn.code == LD_IMM64 and insn.src == 0 and -(1 << 63) <= insn.imm < 0:
+        if insn.code == LD_IMM64 and insn.src == 0 and isinstance(insn.imm, int) and -(1 << 63) <= insn.imm < 0:
             values = (*values[:4], insn.imm + (1 << 64))
         if find_form(*values) is None:
             return EncodeError(f"insn {index}: {why_invalid(*values)}")

@@ -15,7 +15,7 @@ from actplane.asm import isa
 from actplane.asm.cfg import FlowError, build_graph
 from actplane.asm.disasm import format_insn
 from actplane.asm.encoding import encode_one
-from actplane.asm.insn import Insn, Kfunc, MapFd, MapValue
+from actplane.asm.insn import Insn, Kfunc, MapFd, MapValue, form_of
 from actplane.asm.isa import (
     ALU,
     ALU64,
@@ -29,7 +29,6 @@ from actplane.asm.isa import (
     Form,
     Kind,
     X,
-    form_of,
 )
 from actplane.asm.program import Program
 from actplane.asm.uapi import HelperId

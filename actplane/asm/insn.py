@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from actplane.asm.isa import LD_IMM64
+from actplane.asm.isa import LD_IMM64, Form, find_form, why_invalid
 from actplane.errors import EncodeError
 from actplane.source import Span
 
@@ -159,7 +159,8 @@ class Insn:
         try:
             return f"Insn({self})"
         except EncodeError:
-            fields = f"code={self.code:#04x}, dst={self.dst}, src={self.src}, off={self.off}, imm={self.imm}"
+            code = f"{self.code:#04x}" if isinstance(self.code, int) else repr(self.code)
+            fields = f"code={code}, dst={self.dst}, src={self.src}, off={self.off}, imm={self.imm}"
             return f"Insn({fields}, invalid)"
 
     def encode(self) -> bytes:
@@ -172,6 +173,21 @@ class Insn:
 _set_code, _set_dst, _set_src, _set_off, _set_imm, _set_symbol, _set_span = (
     getattr(Insn, name).__set__ for name in ("code", "dst", "src", "off", "imm", "symbol", "span")
 )
+
+
+def form_of(insn: Insn) -> Form:
+    """
+    Return what an instruction is.
+
+    Raises: EncodeError if its fields are no valid instruction; the message names the field.
+
+    >>> form_of(Insn(0x95)).kind
+    <Kind.EXIT: 'exit'>
+    """
+    form = find_form(insn.code, insn.dst, insn.src, insn.off, insn.imm)
+    if form is None:
+        raise EncodeError(why_invalid(insn.code, insn.dst, insn.src, insn.off, insn.imm))
+    return form
 
 
 def place(insn: Insn, span: Span) -> Insn:

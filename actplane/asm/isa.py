@@ -15,13 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from actplane.asm.operands import Size
-from actplane.errors import EncodeError
-
-if TYPE_CHECKING:
-    from actplane.asm.insn import Insn
 
 
 class Kind(Enum):
@@ -58,8 +53,8 @@ class Rule:
     """
     The valid values of one field: `low` to `high`, or the listed `values` only.
 
-    >>> 11 in REGISTER, -1 in SIGNED_16
-    (False, True)
+    >>> 11 in REGISTER, -1 in SIGNED_16, 1.0 in SIGNED_16
+    (False, True, False)
     """
 
     low: int
@@ -67,7 +62,9 @@ class Rule:
     meaning: str
     values: tuple[int, ...] = ()
 
-    def __contains__(self, value: int) -> bool:
+    def __contains__(self, value: object) -> bool:
+        if not isinstance(value, int):
+            return False
         return value in self.values if self.values else self.low <= value <= self.high
 
     @property
@@ -333,22 +330,6 @@ def find_form(code: int, dst: int, src: int, off: int, imm: int) -> Form | None:
     return None
 
 
-def form_of(insn: Insn) -> Form:
-    """
-    Return what an instruction is.
-
-    Raises: EncodeError if its fields are no valid instruction; the message names the field.
-
-    >>> from actplane.asm.insn import Insn
-    >>> form_of(Insn(0x95)).kind
-    <Kind.EXIT: 'exit'>
-    """
-    form = find_form(insn.code, insn.dst, insn.src, insn.off, insn.imm)
-    if form is None:
-        raise EncodeError(why_invalid(insn.code, insn.dst, insn.src, insn.off, insn.imm))
-    return form
-
-
 def why_invalid(code: int, dst: int, src: int, off: int, imm: int) -> str:
     """
     Say what is wrong with the fields of an invalid instruction: got and expected.
@@ -360,7 +341,7 @@ def why_invalid(code: int, dst: int, src: int, off: int, imm: int) -> str:
     """
     forms = BY_CODE.get(code)
     if forms is None:
-        return f"unknown opcode {code:#04x}{_why_unknown(code)}"
+        return f"unknown opcode {code:#04x}{_why_unknown(code)}" if isinstance(code, int) else f"opcode: got {code!r}"
     values = {"dst": dst, "src": src, "off": off, "imm": imm}
 
     telling = [name for name in FIELDS if all(getattr(form, name).is_fixed for form in forms)]
@@ -376,7 +357,7 @@ def why_invalid(code: int, dst: int, src: int, off: int, imm: int) -> str:
     best = min(forms, key=distance)
     name = faults(best)[0]
     rules = dict.fromkeys(getattr(form, name).expected for form in forms if faults(form) == faults(best))
-    return f"{best.name} (code {code:#04x}): {name}: got {values[name]}, expected {' or '.join(rules)}"
+    return f"{best.name} (code {code:#04x}): {name}: got {values[name]!r}, expected {' or '.join(rules)}"
 
 
 def _why_unknown(code: int) -> str:

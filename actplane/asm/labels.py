@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from actplane.asm.insn import FunctionAddress, Insn, Label, Subprogram
-from actplane.asm.isa import BY_CODE, LD_IMM64, Kind, find_form, why_invalid
+from actplane.asm.isa import BY_CODE, Kind, find_form, why_invalid
 from actplane.errors import EncodeError
 from actplane.source import Span
 
@@ -58,11 +58,6 @@ def resolve(stream: Iterable[Item]) -> tuple[list[Insn], dict[int, str]]:
     return insns, functions
 
 
-def link_labels(stream: Iterable[Item]) -> list[Insn]:
-    """Return the instructions of `resolve` alone."""
-    return resolve(stream)[0]
-
-
 def try_resolve(stream: Iterable[Item]) -> tuple[list[Insn], dict[int, str], list[Problem]]:
     """Return what `resolve` returns, and the problems instead of raising the first of them."""
     items = list(stream)
@@ -76,6 +71,16 @@ def try_resolve(stream: Iterable[Item]) -> tuple[list[Insn], dict[int, str], lis
         elif isinstance(item, FunctionHere):
             scope = item.name
     return insns, places.functions, places.problems
+
+
+# Whose distance is in `off`, and whose in `imm`; every call has the code of a helper's.
+_NEAR = (Kind.JA, Kind.JUMP, Kind.MAY_GOTO)
+_FAR = (Kind.GOTOL, Kind.CALL_HELPER, Kind.LD_IMM64)
+
+
+def _leads_somewhere(insn: Insn) -> bool:
+    forms = BY_CODE.get(insn.code, ())
+    return bool(forms) and forms[0].kind in (*_NEAR, *_FAR)
 
 
 class _Places:
@@ -111,7 +116,8 @@ class _Places:
         self.functions[index] = item.name
 
     def _define_label(self, item: LabelHere, scope: str, slot: int) -> None:
-        if (scope, item.name) in self._label_slots:
+        is_known = bool(self.problems) and self.problems[-1].item is item
+        if (scope, item.name) in self._label_slots and not is_known:
             where = f" in {scope!r}" if scope else ""
             self.problems.append(Problem(item, None, f"label {item.name!r} is defined twice{where}"))
         self._label_slots[scope, item.name] = slot
@@ -123,12 +129,16 @@ class _Places:
             place, what = self._function_slots.get(insn.symbol.name), "function"
         else:
             return insn
+        if not _leads_somewhere(insn):
+            message = f"{what} {insn.symbol.name!r} on what is no jump, call or ld_imm64"
+            self.problems.append(Problem(insn, index, message))
+            return replace(insn, symbol=None)
         if place is None:
             self.problems.append(Problem(insn, index, f"{what} {insn.symbol.name!r} is not defined"))
             return replace(insn, symbol=None)
         # All count from the slot after the first one, even ld_imm64 with its two.
         distance = place - slot - 1
-        if is_far(insn):
+        if BY_CODE[insn.code][0].kind in _FAR:
             resolved = replace(insn, symbol=None, imm=distance)
         else:
             resolved = replace(insn, symbol=None, off=distance)
@@ -136,8 +146,3 @@ class _Places:
             reason = why_invalid(resolved.code, resolved.dst, resolved.src, resolved.off, resolved.imm)
             self.problems.append(Problem(insn, index, f"{insn.symbol.name!r} is too far: {reason}"))
         return resolved
-
-
-def is_far(insn: Insn) -> bool:
-    """Whether the distance of a jump, call or address of a function is in `imm`, not in `off`."""
-    return insn.code == LD_IMM64 or BY_CODE[insn.code][0].kind in (Kind.GOTOL, Kind.CALL_HELPER)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+from actplane.errors import EncodeError
+
 
 class Reg(IntEnum):
     """
@@ -36,10 +38,12 @@ class Reg(IntEnum):
         return f"r{int(self)}"
 
     def __add__(self, offset_bytes: int) -> Address:  # type: ignore[override]  # an address, not a number
-        return Address(self, int(offset_bytes))
+        return Address(self) + offset_bytes
+
+    __radd__ = __add__  # type: ignore[assignment]
 
     def __sub__(self, offset_bytes: int) -> Address:  # type: ignore[override]
-        return Address(self, -int(offset_bytes))
+        return Address(self) - offset_bytes
 
     @property
     def w(self) -> Word:
@@ -82,6 +86,8 @@ class Address:
     """
     A register and an offset from it, in bytes.
 
+    Raises: EncodeError if what is added is no number: no instruction adds a register to an address.
+
     >>> Reg.R1 + 4 + 8
     r1 +12
     """
@@ -90,10 +96,15 @@ class Address:
     offset_bytes: int = 0
 
     def __add__(self, offset_bytes: int) -> Address:
-        return Address(self.base, self.offset_bytes + offset_bytes)
+        return Address(self.base, self.offset_bytes + self._checked(offset_bytes))
 
     def __sub__(self, offset_bytes: int) -> Address:
-        return Address(self.base, self.offset_bytes - offset_bytes)
+        return Address(self.base, self.offset_bytes - self._checked(offset_bytes))
+
+    def _checked(self, offset_bytes: object) -> int:
+        if isinstance(offset_bytes, Reg) or not isinstance(offset_bytes, int):
+            raise EncodeError(f"offset from {self.base}: got {offset_bytes!r}, expected a number of bytes")
+        return offset_bytes
 
     def __repr__(self) -> str:
         return f"{self.base} {self.offset_bytes:+d}"
@@ -124,7 +135,11 @@ class MemoryType:
     is_signed: bool = False
 
     def __getitem__(self, address: Address | Reg) -> Memory:
-        return Memory(self.size, address if isinstance(address, Address) else Address(address), self.is_signed)
+        if isinstance(address, Reg):
+            address = Address(address)
+        if not isinstance(address, Address):
+            raise EncodeError(f"address: got {address!r}, expected a register, or one with an offset")
+        return Memory(self.size, address, self.is_signed)
 
 
 u8, u16, u32, u64 = (MemoryType(size) for size in Size)

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from actplane.asm.disasm import disassemble_insns
 from actplane.asm.encoding import decode
-from actplane.asm.insn import FunctionAddress, Insn, Subprogram
-from actplane.asm.isa import Kind, form_of
+from actplane.asm.insn import FunctionAddress, Insn, Subprogram, form_of
+from actplane.asm.isa import Kind
 from actplane.asm.program import MapSpec, Object, Program
 
 _HEX_BYTES_A_LINE = 32

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from actplane.asm.insn import EnumValue, Field, Insn, TypeSize
-from actplane.asm.isa import CLASS_MASK, LDX, ST, STX, form_of
+from actplane.asm.insn import EnumValue, Field, Insn, TypeSize, form_of
+from actplane.asm.isa import CLASS_MASK, LDX, ST, STX
 from actplane.asm.program import Program
 from actplane.errors import EncodeError, InternalError
 from actplane.loader.btf import Btf, TypeNotFound

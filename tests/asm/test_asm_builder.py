@@ -176,11 +176,15 @@ def test_the_repr_is_text_that_assembles_to_the_same() -> None:
         (lambda b: b.mov(R1.w, u64[R2]), "in half a register: got w1, expected r1"),
         (lambda b: b.mov(R1.w, MapFd("m")), "a 64-bit value in half a register"),
         (lambda b: b.mov(u64[R1], R2.w), "got w2, expected a register or a number"),
-        (lambda b: b.add(u8[R1], R2), "atomic: got add B, expected"),
+        (lambda b: b.add(u8[R1], R2), "atomic: got add Size.B, expected"),
         (lambda b: b.add(u64[R1], 4), "got 4, expected a register"),
         (lambda b: b.jump_if(R1, "=", 4, "x"), "comparison: got '='"),
         (lambda b: b.otherwise().__enter__(), "must follow a when"),
         (lambda b: (b.goto("nowhere"), b.program()), "label 'nowhere' is not defined"),
+        (lambda b: R10 + R1, "offset from r10: got r1, expected a number of bytes"),
+        (lambda b: R10 - R1, "offset from r10: got r1, expected a number of bytes"),
+        (lambda b: R10 - 1.5, "offset from r10: got 1.5, expected a number of bytes"),
+        (lambda b: u8[10], "address: got 10, expected a register"),
     ],
 )
 def test_what_no_instruction_can_do_is_refused(act, message: str) -> None:
@@ -189,6 +193,7 @@ def test_what_no_instruction_can_do_is_refused(act, message: str) -> None:
 
 
 def test_an_address_is_not_a_number() -> None:
+    assert repr([8 + R10, R10 + 8 - 16]) == "[r10 +8, r10 -8]"
     assert repr(R10 - 8) == "r10 -8"
     assert repr([R1, R1.w, u64[R10 - 8], s8[R2]]) == "[r1, w1, *(u64 *)(r10 -8), *(s8 *)(r2 +0)]"
     assert R10 - 8 != 2

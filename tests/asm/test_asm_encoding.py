@@ -7,10 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from actplane.asm import Insn, decode, encode, ld_func, mov64, resolve
-from actplane.asm.build import call_sub, exit_, gotol, ja, jmp, ld_imm64
+from actplane.asm import Insn, Label, decode, encode, resolve
+from actplane.asm.build import (
+    atomic,
+    call,
+    call_kfunc,
+    call_sub,
+    exit_,
+    gotol,
+    ja,
+    jmp,
+    ld_func,
+    ld_imm64,
+    ld_map_fd,
+    ld_map_value,
+    ldx,
+    ldxsx,
+    mov64,
+)
 from actplane.asm.labels import FunctionHere, LabelHere
-from actplane.asm.operands import R0, R1, R2
+from actplane.asm.operands import R0, R1, R2, Size
 from actplane.errors import DecodeError, EncodeError
 
 DATA = Path(__file__).parents[3] / "shared/data/isa-instructions.jsonl.xz"
@@ -103,8 +119,46 @@ def test_labels_and_functions_become_slot_offsets():
         ([ja("nowhere")], "label 'nowhere' is not defined"),
         ([LabelHere("a"), LabelHere("a")], "label 'a' is defined twice"),
         ([ja("far"), *[exit_()] * 40_000, LabelHere("far")], "'far' is too far"),
+        ([call_sub("f"), LabelHere("f"), LabelHere("f")], "^function 'f' is defined twice$"),
+        ([Insn(0xB7, symbol=Label("out")), LabelHere("out")], "label 'out' on what is no jump"),
+        ([Insn(0xFF, symbol=Label("out")), LabelHere("out")], "label 'out' on what is no jump"),
     ],
 )
 def test_a_label_that_cannot_be_resolved_is_refused(stream, problem):
     with pytest.raises(EncodeError, match=problem):
         resolve(stream)
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: mov64(R1, 1.0), "mov64 (code 0xb7): imm: got 1.0, expected signed 32 bits"),
+        (lambda: mov64(R1, None), "imm: got None, expected signed 32 bits"),
+        (lambda: mov64(None, 1), "dst: got None, expected register"),
+        (lambda: mov64(R1, R2.w), "imm: got w2, expected"),
+        (lambda: ldx(4, R1, R2), "ldx: got 4, expected Size.W or Size.H or Size.B or Size.DW"),
+        (lambda: ldxsx(Size.DW, R1, R2), "ldxsx: got Size.DW, expected Size.W or Size.H or Size.B"),
+        (lambda: ldx(Size.W, R1, R2, 1.5), "off: got 1.5, expected signed 16 bits"),
+        (lambda: atomic("add", None, R1, R2), "atomic: got add None, expected"),
+        (lambda: jmp("jeq", R1, 0, None), "off: got None, expected signed 16 bits"),
+        (lambda: call(1.5), "call (code 0x85): imm: got 1.5, expected signed 32 bits"),
+        (lambda: call("bpf_loop"), "imm: got 'bpf_loop', expected signed 32 bits"),
+        (lambda: call_kfunc(None), "got None, expected a number, a name or Kfunc(name)"),
+        (lambda: ld_map_fd(R1, None), "got None, expected a number, a name or MapFd(name)"),
+        (lambda: ld_map_value(R1, "m"), "ld_map_value: got 'm', expected a MapValue or (fd, offset_bytes)"),
+        (lambda: ld_imm64(R1, 1.5), "ld_imm64 (code 0x18): imm: got 1.5, expected 64 bits"),
+        (lambda: encode([Insn(0xB7, imm=1.0)]), "insn 0: mov64 (code 0xb7): imm: got 1.0, expected signed 32 bits"),
+        (lambda: encode([Insn(0x18, imm=None)]), "insn 0: ld_imm64 (code 0x18): imm: got None, expected 64 bits"),
+        (lambda: encode([Insn(0xB7, dst=None)]), "insn 0: mov64 (code 0xb7): dst: got None, expected register"),
+        (lambda: encode([Insn(None)]), "insn 0: opcode: got None"),
+    ],
+)
+def test_what_is_no_number_is_refused_by_name(make, problem):
+    with pytest.raises(EncodeError, match=re.escape(problem)):
+        make()
+
+
+@pytest.mark.parametrize("what", [None, 8, "b700000000000000", [0xB7]])
+def test_only_bytes_are_decoded(what):
+    with pytest.raises(TypeError):
+        decode(what)
