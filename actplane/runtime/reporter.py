@@ -29,7 +29,9 @@ def say(line: str) -> None:
     if sys.stderr is None:
         return
     with suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+        # Not print(), which writes the end of the line apart: a shell that says "Killed" could come between.
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 class _Sink:
