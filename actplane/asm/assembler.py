@@ -5,7 +5,8 @@ The text may be written by a person, with labels, comments and the directives of
 pasted from LLVM's disassembler, from a verifier log or from bpftool. In a verifier log or bpftool
 dump, where every instruction stands behind its slot and its code (`7: (b7) r0 = 0`), all other
 lines are what the kernel says about them, and skipped; instructions the log shows more than once
-must agree, and none may be missing.
+must agree, and none may be missing. Where bpftool prints the bytes of each instruction below it (`opcodes`),
+they count: its text is that of the kernel it was made for, which may not know the instruction.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from actplane.asm.directives import (
     read_section,
 )
 from actplane.asm.encoding import decode
-from actplane.asm.insn import Insn, Label, MapValue, form_of, place
-from actplane.asm.isa import EXIT, LD_IMM64, Kind
+from actplane.asm.insn import FunctionAddress, Insn, Label, MapValue, Subprogram, form_of, place
+from actplane.asm.isa import CALL, EXIT, LD_IMM64, Kind
 from actplane.asm.labels import FunctionHere, Item, LabelHere, try_resolve
 from actplane.asm.operands import Reg
 from actplane.asm.program import MapSpec, Object, Program
@@ -37,21 +38,29 @@ from actplane.asm.uapi import HelperId, ProgType
 from actplane.errors import AssembleError, DecodeError
 from actplane.source import Diagnostic, Source, Span
 
-# A line of a verifier log or of bpftool: slot, live registers perhaps, code.
-_CODED = re.compile(r"^[ \t]*(?P<slot>\d+): (?:[.\d]{11} )?\((?P<code>[0-9a-f]{2})\)[ \t]*", re.MULTILINE)
+# A line of a verifier log or of bpftool: slot, live registers perhaps, code; bpftool writes BUG_ and
+# the code for an instruction that it does not know.
+_CODED = re.compile(
+    r"^[ \t]*(?P<slot>\d+): (?:(?:[.\d]{11} )?\((?P<code>[0-9a-f]{2})\)|BUG_(?:\w+_)?(?P<unknown>[0-9a-f]{2}))[ \t]*",
+    re.MULTILINE,
+)
+_BYTES = r"[0-9a-f]{2}(?: [0-9a-f]{2}){7}(?:(?: [0-9a-f]{2}){8})?"
+# What `bpftool prog dump xlated opcodes` writes below such a line.
+_OPCODES = re.compile(rf"{_CODED.pattern}[^\n]*\n[ \t]+(?P<bytes>{_BYTES})[ \t]*$", re.MULTILINE)
 # A line of llvm-objdump: the slot, then the 8 or 16 bytes, then the text.
-_ADDRESSED = re.compile(r"\s*\d+:\s+(?:(?P<bytes>[0-9a-f]{2}(?: [0-9a-f]{2}){7}(?:(?: [0-9a-f]{2}){8})?)(?:\s+|\Z))?")
+_ADDRESSED = re.compile(rf"\s*\d+:\s+(?:(?P<bytes>{_BYTES})(?:\s+|\Z))?")
 _RELOCATION = re.compile(r"\s*[0-9a-f]{16}:\s+R_BPF_64_(?P<kind>64|32)\s+(?P<name>\S+)\Z")
 _LABEL = re.compile(r"\s*(?P<name>[A-Za-z_.$][\w.$]*)\s*:(?![:\w])\s*")
 _DIRECTIVE = re.compile(r"(?P<name>\.[A-Za-z]\w*)(?=\s|\Z)\s*")
 # The code of a line: up to a comment. A # directly behind a word is no comment (`call name#1`).
 _CODE = re.compile(r"""(?:[^;#/"']+|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])'|(?<=\S)\#(?=[\w-])|/(?!/))*""")
 # What follows an operand there: LLVM's `<label>`, bpftool's `pc+3#bpf_prog_...`.
-_ANNOTATION = re.compile(r"\s+<[^<>]*>\Z|(?<=\d)#\S+\Z")
+_ANNOTATION = re.compile(r"\s+<[^<>]*>\Z|(?P<distance>\bpc[-+]\d+)#\S+\Z")
 # What a verifier log says behind the address of a map.
 _MAP_STATE = re.compile(
     r"R\d+(?:_[rw]+)?=map_(?P<kind>ptr|value)\((?:[^()]*\bmap=(?P<name>[\w.]+))?(?:[^()]*\boff=(?P<off>\d+))?"
 )
+_SUMMARY = re.compile(r"processed \d+ insns ")
 _LLVM_NOISE = re.compile(r"[0-9a-f]{16} <.*>:|Disassembly of section |.*\bfile format elf64-bpf")
 _LLVM_DIRECTIVES = frozenset(
     (".text", ".globl", ".global", ".p2align", ".type", ".size", ".ident", ".addrsig", ".addrsig_sym", ".file")
@@ -105,6 +114,8 @@ class _Assembler:
         self._known_codes: dict[str, Insn] = {}
         self._is_listing = _CODED.search(source.text) is not None
         self._by_slot: dict[int, Insn] = {}
+        self._has_unread = False
+        self._bytes_below = {found.start(): found["bytes"] for found in _OPCODES.finditer(source.text)}
         self._tables = (table(True), table(False))
 
     def run(self) -> Object:
@@ -192,6 +203,9 @@ class _Assembler:
         got = repr(word[0]) if word else "the end of the line"
         width = len(word[0]) if word else 1
         where = first + mismatch.column
+        if _SUMMARY.match(text):
+            hint = "a log of level 2 shows every instruction, one of level 1 only those of a refused program"
+            raise StatementError("a verifier log without instructions", first, first + len(text), hint)
         if mismatch.column == 0:
             raise StatementError(f"unknown statement {got}", where, where + width, "a statement begins like `r0 = 1`")
         raise StatementError(f"got {got}, expected {_either(mismatch.expected)}", where, where + width)
@@ -206,10 +220,7 @@ class _Assembler:
             insn, first, last = self._statement(text, found.end(), None)
             self._items.append(self._placed(insn, at + first, at + last))
             return
-        try:
-            (insn,) = decode(bytes.fromhex(found["bytes"]))
-        except DecodeError as problem:
-            raise StatementError(str(problem), found.start("bytes"), found.end("bytes")) from None
+        insn = _decoded(found["bytes"], *found.span("bytes"))
         if found.end() < len(text):
             said, first, last = self._statement(text, found.end(), insn.code)
             # LLVM writes every call `call N`, whatever N counts, and leaves the source of ld_imm64 out.
@@ -234,17 +245,27 @@ class _Assembler:
 
     def _listed(self, found: re.Match[str], line: str, at: int) -> None:
         """A line of a verifier log or of bpftool."""
-        slot, words = int(found["slot"]), line[found.start("code") :]
+        slot, words = int(found["slot"]), line[found.end("slot") :] + self._bytes_below.get(at, "")
         known = self._known_codes.get(words)
         if known is not None:
             insn = self._again(known, at + found.end())
         else:
-            insn = self._known_codes[words] = self._coded(found, line, at)
+            try:
+                insn = self._known_codes[words] = self._coded(found, line, at)
+            except StatementError:
+                self._has_unread = True
+                raise
         before = self._by_slot.setdefault(slot, insn)
         if before is not insn and before != insn:
             raise StatementError(f"slot {slot} was `{before}` before", found.end(), len(line))
 
     def _coded(self, found: re.Match[str], line: str, at: int) -> Insn:
+        below = self._bytes_below.get(at)
+        if below is not None and not _has_name(below):
+            return self._placed(_decoded(below, found.end(), len(line)), at + found.end(), at + len(line))
+        if found["code"] is None:
+            hint = "take `bpftool prog dump xlated ... opcodes`, whose bytes say it"
+            raise StatementError("bpftool did not know this instruction", found.end("slot") + 2, len(line), hint)
         number = int(found["code"], 16)
         text = _without_annotation(_without_state(line.partition(";")[0].rstrip()))
         insn, first, last = self._statement(text, found.end(), number)
@@ -258,7 +279,8 @@ class _Assembler:
         expected = 0
         for slot in sorted(self._by_slot):
             insn = self._by_slot[slot]
-            if slot != expected and insn.span is not None:
+            # A line that could not be read is no gap.
+            if slot != expected and insn.span is not None and not self._has_unread:
                 last = slot - 1
                 missing = f"slot {expected}" if last == expected else f"slots {expected} to {last}"
                 if slot < expected:
@@ -390,6 +412,21 @@ _DIRECTIVES_HINT = "one of .equ .map .data .rodata .prog .section .func .byte .u
 _AMBIGUOUS = (Kind.LD_IMM64, Kind.CALL_HELPER, Kind.CALL_SUBPROGRAM, Kind.CALL_KFUNC)
 
 
+def _has_name(digits: str) -> bool:
+    """Whether an instruction names what its bytes hold as a number of the kernel that runs: a function, a map."""
+    code, source = int(digits[:2], 16), int(digits[3], 16)
+    return code == CALL or (code == LD_IMM64 and source != 0)
+
+
+def _decoded(digits: str, start: int, end: int) -> Insn:
+    """Return the instruction that the bytes beside or below a text are; [start, end) is the place of an error."""
+    try:
+        (insn,) = decode(bytes.fromhex(digits))
+    except DecodeError as problem:
+        raise StatementError(str(problem), start, end) from None
+    return insn
+
+
 def _with_map(insn: Insn, said: str) -> Insn:
     """
     A verifier log shows the address of a map, and behind it that it is one.
@@ -419,7 +456,7 @@ def _without_state(code: str) -> str:
 
 
 def _without_annotation(code: str) -> str:
-    return _ANNOTATION.sub("", code) if code.endswith(">") or "#" in code else code
+    return _ANNOTATION.sub(r"\g<distance>", code) if code.endswith(">") or "#" in code else code
 
 
 def _either(words: tuple[str, ...]) -> str:
@@ -442,7 +479,7 @@ def _with_exit_label(items: list[Item]) -> list[Item]:
 
 def _name_span(span: Span | None, item: Item) -> Span | None:
     """The place of the name in a statement, for the caret."""
-    if span is None or not isinstance(item, Insn) or not isinstance(item.symbol, Label):
+    if span is None or not isinstance(item, Insn) or not isinstance(item.symbol, Label | Subprogram | FunctionAddress):
         return span
     start = span.text.rfind(item.symbol.name)
     return span if start < 0 else Span(span.source, span.start + start, span.start + start + len(item.symbol.name))

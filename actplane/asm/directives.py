@@ -16,7 +16,6 @@ A type is a name of the kernel's interface, with or without what all of them beg
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,38 +38,64 @@ class DirectiveError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """One argument of a directive: `text`, or `key=text`; a quoted text is unquoted."""
+    """
+    One argument of a directive: `text`, or `key=text`.
+
+    A quoted text is unquoted; what its escapes make of it that is no UTF-8 is kept as surrogates.
+    """
 
     text: str
     key: str
     start: int
     end: int
+    is_quoted: bool = False
 
     def error(self, message: str, hint: str = "") -> DirectiveError:
         return DirectiveError(message, self.start, self.end, hint)
 
 
-_WORD = re.compile(r"""(?:(?P<key>[A-Za-z_]\w*)\s*=\s*)?(?P<text>"(?:\\.|[^"\\])*"|[^\s"]+)""")
+_WORD = re.compile(r"""\s*(?:(?P<key>[A-Za-z_]\w*)\s*=\s*)?(?P<text>"(?:\\.|[^"\\])*"(?=\s|\Z)|[^\s"]+(?!"))""")
+_ESCAPE = re.compile(rb"\\(?:x(?P<hex>[0-9a-fA-F]{2})|(?P<octal>[0-7]{1,3})|(?P<char>.))", re.DOTALL)
+_ESCAPED = {b"n": b"\n", b"t": b"\t", b"r": b"\r", b"a": b"\a", b"b": b"\b", b"f": b"\f", b"v": b"\v"}
 _DATA_SIZES = {".byte": 1, ".u8": 1, ".u16": 2, ".u32": 4, ".u64": 8}
 DATA = frozenset({*_DATA_SIZES, ".ascii", ".asciz", ".zero", ".align", ".hex"})
 
 
 def words_of(text: str, start: int) -> list[Word]:
-    """Split the arguments of a directive."""
+    """
+    Split the arguments of a directive. Raises: DirectiveError where a text is not closed.
+
+    >>> [(word.key, word.text) for word in words_of(r'data license="Dual BSD/GPL" "\\x41\\n"', 0)]
+    [('', 'data'), ('license', 'Dual BSD/GPL'), ('', 'A\\n')]
+    """
     words: list[Word] = []
-    for found in _WORD.finditer(text, start):
-        value = found["text"]
-        if value.startswith('"'):
-            value = _unquoted(value, found.start("text"), found.end("text"))
-        words.append(Word(value, found["key"] or "", found.start(), found.end()))
+    text = text.rstrip()
+    while start < len(text):
+        found = _WORD.match(text, start)
+        if found is None:
+            start += len(text[start:]) - len(text[start:].lstrip())
+            raise DirectiveError(f"not a word or a closed text: got {text[start:]}", start, len(text))
+        value, begin, start = found["text"], found.start("key") if found["key"] else found.start("text"), found.end()
+        is_quoted = value.startswith('"')
+        if is_quoted:
+            value = _unquoted(value, found.start("text"))
+        words.append(Word(value, found["key"] or "", begin, start, is_quoted))
     return words
 
 
-def _unquoted(text: str, start: int, end: int) -> str:
-    try:
-        return str(ast.literal_eval(text))
-    except (SyntaxError, ValueError):
-        raise DirectiveError(f"not a string: got {text}", start, end) from None
+def _unquoted(text: str, start: int) -> str:
+    def unescaped(found: re.Match[bytes]) -> bytes:
+        if found["hex"] or found["octal"]:
+            number = int(found["hex"], 16) if found["hex"] else int(found["octal"], 8)
+            if number < 256:
+                return bytes([number])
+        elif found["char"] in b"\\\"'":
+            return found["char"]
+        elif found["char"] in _ESCAPED:
+            return _ESCAPED[found["char"]]
+        raise DirectiveError(f"unknown escape: got {found[0].decode(errors='replace')}", start, start + len(text))
+
+    return _ESCAPE.sub(unescaped, text[1:-1].encode()).decode(errors="surrogateescape")
 
 
 class Arguments:
@@ -283,7 +308,9 @@ def read_bytes(arguments: Arguments, at: int) -> bytes:
         end = b"\x00" if directive == ".asciz" else b""
 
         def reader(word: Word) -> bytes:
-            return word.text.encode() + end
+            if not word.is_quoted:
+                raise word.error(f'{directive}: got {word.text}, expected "{word.text}"')
+            return word.text.encode(errors="surrogateescape") + end
     else:
 
         def reader(word: Word) -> bytes:

@@ -77,7 +77,11 @@ def _header(program: Program) -> str:
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    def escaped(char: str) -> str:
+        is_plain = char.isprintable() and char not in '"\\'
+        return char if is_plain else "".join(f"\\x{byte:02x}" for byte in char.encode(errors="surrogateescape"))
+
+    return '"' + "".join(map(escaped, text)) + '"'
 
 
 def _with_names(program: Program) -> list[Insn]:

@@ -525,9 +525,10 @@ _LOCAL, _KFUNC = _ONLY[Kind.CALL_SUBPROGRAM].src.low, _ONLY[Kind.CALL_KFUNC].src
 def call_named(o: Operands) -> Insn:
     name, number = o.text("name"), o.number("imm", -(1 << 31), (1 << 31) - 1)
     if name in HelperId.__members__:
-        if HelperId[name] != number:
+        # bpftool writes behind the name where the function lies in the kernel that runs.
+        if HelperId[name] != number and o.code is None:
             raise o.error("imm", f"number of {name}: got {number}, expected {int(HelperId[name])}")
-        return Insn(_CALL, imm=number)
+        return Insn(_CALL, imm=int(HelperId[name]))
     if name == "unknown":
         return Insn(_CALL, imm=number)
     if o.code is not None:

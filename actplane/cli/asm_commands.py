@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from actplane.cli.asm_input import STDIN, add_program_argument, chosen_program, read_object
+from actplane.cli.asm_input import STDIN, InputError, add_program_argument, chosen_program, read_object
 from actplane.cli.exits import Exit
 
 DIALECTS = ("kernel", "verifier", "llvm", "ubpf")
@@ -263,4 +263,7 @@ def _write(data: str | bytes, output: str | None) -> None:
         sys.stdout.buffer.write(raw)
         sys.stdout.buffer.flush()
     else:
-        Path(output or "").write_bytes(raw)
+        try:
+            Path(output or "").write_bytes(raw)
+        except OSError as error:
+            raise InputError(f"{output}: cannot be written: {error.strerror}") from error

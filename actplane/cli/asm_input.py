@@ -19,7 +19,7 @@ STDIN = "-"
 
 
 class InputError(ActplaneError):
-    """The file of a command cannot be read, or does not hold what the command needs."""
+    """A file of a command cannot be read or written, or does not hold what the command needs."""
 
 
 def add_program_argument(parser: Any, *, has_choice: bool = True) -> None:
@@ -70,7 +70,7 @@ def parse_object(data: bytes, name: str, options: argparse.Namespace) -> Object:
         return Object(programs=(program,))
     from actplane.asm.assembler import assemble_object
 
-    return assemble_object(data.decode(errors="replace"), name=name, prog_type=prog_type)
+    return assemble_object(data.decode("utf-8-sig", errors="replace"), name=name, prog_type=prog_type)
 
 
 def _code_of(data: bytes) -> bytes | None:

@@ -165,6 +165,8 @@ class StepSession:
 
     def do_step(self, words: list[str]) -> None:
         left = _number(words, 0, default=1)
+        if left < 1:
+            raise CommandProblem(f"got {left}, expected 1 step or more")
 
         def is_done() -> bool:
             nonlocal left
@@ -240,12 +242,15 @@ class StepSession:
 
     def do_set(self, words: list[str]) -> None:
         number, value = self._register(words), _number(words, 1)
+        if not -(1 << 63) <= value < 1 << 64:
+            raise CommandProblem(f"got {words[1]}, expected a number of 64 bits")
         self._execution.registers[number] = value & (1 << 64) - 1
         self._print(self._register_line(number))
 
     def do_help(self, words: list[str]) -> None:
-        for names, _, arguments, text in COMMANDS:
-            self._print(f"  {', '.join(names) + ' ' + arguments:<24} {text}")
+        heads = [f"{', '.join(names)} {arguments}".rstrip() for names, _, arguments, _ in COMMANDS]
+        for head, (*_, text) in zip(heads, COMMANDS, strict=True):
+            self._print(f"  {head:<{max(map(len, heads))}}  {text}")
 
     def _register(self, words: list[str]) -> int:
         if not words or words[0] not in [f"r{number}" for number in range(11)]:
@@ -301,7 +306,7 @@ class StepSession:
             lines = {number: format_insn(insns[number]) for number in range(low, high)}
             here = index
         else:
-            last = span.source.first_line + span.source.text.count("\n")
+            last = span.source.first_line + span.source.text.rstrip().count("\n")
             low = max(span.line - CONTEXT_LINES, span.source.first_line)
             lines = {n: span.source.line(n) for n in range(low, min(span.line + CONTEXT_LINES, last) + 1)}
             here = span.line

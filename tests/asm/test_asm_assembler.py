@@ -163,6 +163,74 @@ int f(int x):
     assert (insns[6].src, insns[6].imm) == (4, 3)
 
 
+def test_bpftool_names_helpers_and_says_where_they_lie_in_the_kernel_that_runs():
+    text = """\
+   0: (85) call bpf_ktime_get_ns#269488
+   1: (85) call bpf_get_current_task_btf#-64576
+   2: (85) call bpf_user_rnd_u32#22592
+   3: (85) call pc+1#bpf_prog_0123456789abcdef_F
+   4: (95) exit
+   5: (95) exit
+"""
+    assert disassemble(assemble(text).insns).splitlines()[:4] == [
+        "call bpf_ktime_get_ns#5",
+        "call bpf_get_current_task_btf#158",
+        "call bpf_user_rnd_u32#kfunc",
+        "call pc+1",
+    ]
+
+
+# What bpftool 7.1, which is older than these instructions, prints of them.
+TOO_NEW = """\
+   0: (18) r1 = map[id:7][0]+0
+       18 21 00 00 07 00 00 00 00 00 00 00 00 00 00 00
+   2: BUG_c3
+       c3 31 00 00 00 01 00 00
+   3: (bf) r1 = r1
+       bf 11 08 00 00 00 00 00
+   4: BUG_alu64_d7
+       d7 01 00 00 20 00 00 00
+   5: (37) r1 /= 3
+       37 01 01 00 03 00 00 00
+   6: (06) if w0 jmp 0x0 goto pc+0
+       06 00 00 00 00 00 00 00
+   7: (85) call pc+1#bpf_prog_0123456789abcdef_f
+       85 10 01 00 6c 00 00 00
+   8: (95) exit
+       95 00 00 00 00 00 00 00
+   9: (95) exit
+       95 00 00 00 00 00 00 00
+"""
+
+
+def test_the_bytes_below_a_line_of_bpftool_count():
+    assert disassemble(assemble(TOO_NEW).insns).splitlines() == [
+        "r1 = map[id:7][0]+0",
+        "r1 = load_acquire((u32 *)(r3 +0))",
+        "r1 = (s8)r1",
+        "r1 = bswap32 r1",
+        "r1 s/= 3",
+        "gotol +0",
+        "call pc+1",
+        "exit",
+        "exit",
+    ]
+    with pytest.raises(AssembleError, match="dst: got 11, expected register"):
+        assemble("0: (b7) r11 = 0\n    b7 0b 00 00 00 00 00 00\n")
+
+
+def test_what_bpftool_does_not_know_is_no_gap():
+    with pytest.raises(AssembleError, match="bpftool did not know this instruction") as caught:
+        assemble("\n".join(line for line in TOO_NEW.splitlines() if ":" in line))
+    # Nor is what follows from such a line a problem of its own.
+    assert [d.span.line for d in caught.value.diagnostics] == [2, 4, 6]
+
+
+def test_a_log_without_instructions_is_told_from_text():
+    with pytest.raises(AssembleError, match="a log of level 2 shows every instruction"):
+        assemble("processed 128 insns (limit 1000000) max_states_per_insn 4 total_states 11 peak_states 10 mark_read 0")
+
+
 def test_llvm_objdump_is_read():
     text = """\
 
@@ -272,6 +340,19 @@ def test_directives():
     assert lsm.insns[6] == Insn(0x72, 10, off=-16, imm=97)
 
 
+def test_an_escape_is_a_byte_and_other_characters_are_utf_8():
+    found = assemble_object(
+        r"""
+        .rodata d
+        .ascii "\xff\0\101\n\\\"é"
+        .prog p xdp license="GPL \x07 \xff v2"
+        exit"""
+    )
+    assert found.maps[0].contents == b'\xff\x00A\n\\"\xc3\xa9'
+    assert found.programs[0].license == "GPL \a \udcff v2"
+    assert assemble_object(disassemble(found)) == found
+
+
 def test_an_object_printed_assembles_to_the_same_object():
     found = assemble_object(OBJECT)
     assert assemble_object(disassemble(found)) == found
@@ -298,7 +379,7 @@ def test_spans_point_at_the_statement():
         ("r0 = UNKNOWN", 1, 6, "unknown constant 'UNKNOWN'"),
         ("call bpf_map_lookup_elem#2", 1, 26, "number of bpf_map_lookup_elem: got 2, expected 1"),
         ("call bpf_nothing#2", 1, 6, "unknown helper 'bpf_nothing'"),
-        ("call nothing", 1, 1, "function 'nothing' is not defined"),
+        ("call nothing", 1, 6, "function 'nothing' is not defined"),
         ("r0 = (s64)r1", 1, 7, "no such move: got s64"),
         ("w0 = *(u64 *)(r1 +0)", 1, 1, "register too narrow for 64 bits: got w0, expected r0"),
         ("r1 = atomic64_fetch_add((u32 *)(r2 +0), r1)", 1, 6, "atomic64 of 32 bits"),
@@ -310,6 +391,10 @@ def test_spans_point_at_the_statement():
         (".equ A, 1\n.equ A, 2", 2, 6, "constant 'A' is already 1"),
         (".byte 1", 1, 1, "expected .map, .data or .rodata before it"),
         (".rodata d\n.byte 256", 2, 7, "number out of range: got 256, expected 8 bits"),
+        ('.rodata d\n.ascii "open', 2, 8, 'not a word or a closed text: got "open'),
+        ('.rodata d\n.ascii "a" "b"c', 2, 12, 'not a word or a closed text: got "b"c'),
+        (".rodata d\n.ascii open", 2, 8, '.ascii: got open, expected "open"'),
+        ('.rodata d\n.ascii "\\q"', 2, 8, "unknown escape: got \\q"),
         (".prog p lsm bogus\nexit", 1, 13, ".prog: got 'bogus', expected one of"),
         (".prog p xdp", 1, 1, "program 'p' has no instruction"),
         ("0: (b7) r0 += 1", 1, 9, "the code beside it is 0xb7"),

@@ -104,6 +104,10 @@ def test_asm_says_that_bytes_hold_no_names(run) -> None:
     assert "insn 0 refers to names" in complaint
 
 
+def test_a_byte_order_mark_is_no_text(run) -> None:
+    assert run("disasm", stdin=b"\xef\xbb\xbfr0 = 1\r\nexit\r\n")[1] == b"r0 = 1\nexit\n"
+
+
 def test_disasm_knows_dialects(run) -> None:
     assert run("disasm", "--dialect", "ubpf", stdin=SEVEN)[1] == b"mov %r0, 7\nexit\n"
     assert run("disasm", "--dialect", "verifier", stdin=SEVEN)[1].startswith(b"0: (b7) r0 = 7\n")
@@ -122,6 +126,7 @@ def test_disasm_of_text_keeps_maps_and_functions(run) -> None:
         (["asm"], "r0 = \nexit\nr11 = 1\n", AssembleError, "<stdin>:1:"),
         (["disasm"], b"\xff" + bytes(7), DecodeError, "byte 0: unknown opcode 0xff"),
         (["disasm", "absent.s"], b"", InputError, "absent.s: cannot be read: No such file"),
+        (["asm", "-o", "absent/out"], "exit", InputError, "absent/out: cannot be written: No such file"),
         (["cfg", "--program", "other"], COUNT, InputError, "no program 'other': expected one of count"),
         (["cfg"], ".prog a xdp\nexit\n.prog b xdp\nexit\n", InputError, "several programs: give --program NAME"),
     ],
@@ -198,11 +203,14 @@ def test_step_obeys_commands(run) -> None:
 
 
 def test_step_answers_nonsense(run) -> None:
-    text = run("step", "count.s", stdin="fly\nb 99\nb x\nset r11 1\nm r5\ns 100\ns\n")[1].decode()
+    commands = f"fly\nb 99\nb x\nset r11 1\nset r0 {1 << 64}\nm r5\ns 0\ns 100\ns\n"
+    text = run("step", "count.s", stdin=commands)[1].decode()
     assert "unknown command 'fly': `help` lists them" in text
     assert "no instruction 99: expected 0 to 11" in text
     assert "got 'x', expected a number" in text
     assert "expected a register, r0 to r10" in text
+    assert "got 18446744073709551616, expected a number of 64 bits" in text
+    assert "got 0, expected 1 step or more" in text
     assert "r5 has no value" in text
     assert "the program has ended: `back` or `restart` go on" in text
 
@@ -214,7 +222,7 @@ def test_step_shows_a_fault_and_can_go_back_before_it(run, tmp_path: Path) -> No
     assert "insn 1 (r0 = *(u8 *)(r0 +0)): read of 1 byte at 0x5: no pointer" in text
     assert text.endswith(
         "-- step 1: main insn 1, line 2 --\n      1  r0 = 5\n >    2  r0 = *(u8 *)(r0 +0)\n"
-        "      3  exit\n      4  \n    r0   5\n    r1   context+0\n    r10  stack+512\n"
+        "      3  exit\n    r0   5\n    r1   context+0\n    r10  stack+512\n"
     )
     assert status == 0
     assert run("step", "fault.s", stdin="c\n")[0] == 1
