@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any, Final
+from urllib.parse import quote
 
 from actplane.source import Span
 from actplane.verifier.refusals import CATALOGUE
@@ -69,9 +70,9 @@ def _result(report: Report, refusal: Refusal, ids: list[str], artifact: str) -> 
 
 def _physical(span: Span | None, artifact: str) -> dict[str, Any]:
     if span is None:
-        return {"artifactLocation": {"uri": artifact}}
+        return {"artifactLocation": {"uri": quote(artifact)}}
     return {
-        "artifactLocation": {"uri": span.source.name},
+        "artifactLocation": {"uri": quote(span.source.name)},
         "region": {"startLine": span.line, "startColumn": span.column},
     }
 

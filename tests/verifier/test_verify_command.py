@@ -62,6 +62,15 @@ def test_sarif_names_the_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert log["runs"][0]["results"][0]["ruleId"] == "uninitialized-register"
 
 
+def test_sarif_names_a_file_by_its_uri(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a b#c.s"
+    path.write_text(BAD)
+    main(["verify", str(path), "--type", "xdp", "--sarif"])
+    place = json.loads(capsys.readouterr().out)["runs"][0]["results"][0]["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"] == f"{tmp_path}/a%20b%23c.s"
+    assert place["region"] == {"startLine": 1, "startColumn": 1}
+
+
 def test_older_kernels_refuse_what_they_lack(tmp_path: Path) -> None:
     path = write(tmp_path, "call bpf_get_current_task_btf\nr0 = 0\nexit\n")
     for kernel, status in (("6.1", Exit.OK), ("5.10", Exit.MIRROR_REFUSED)):
