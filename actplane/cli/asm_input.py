@@ -33,7 +33,10 @@ def add_program_argument(parser: Any, *, has_choice: bool = True) -> None:
     )
     types = sorted(kind.name.removeprefix("BPF_PROG_TYPE_").lower() for kind in ProgType)
     parser.add_argument(
-        "--type", choices=types, metavar="TYPE", help="the program's type where the file does not say (xdp, lsm, ...)"
+        *("--type", "--prog-type"),
+        choices=types,
+        metavar="TYPE",
+        help="the program's type where the file does not say (xdp, lsm, ...)",
     )
     if has_choice:
         parser.add_argument("--program", metavar="NAME", help="which program of the file, if it holds several")

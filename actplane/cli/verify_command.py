@@ -33,8 +33,9 @@ def add_parser(subparsers: Any, description: str = "say what a kernel's verifier
     )
     add_program_argument(parser, has_choice=False)
     parser.add_argument("--program", metavar="NAME", help="judge only this program of the file")
-    parser.add_argument("--kernel", default=DEFAULT.name, metavar="VERSION", help=f"(default: {DEFAULT.name})")
-    parser.add_argument("--prog-type", dest="type", metavar="TYPE", help="the same as --type")
+    parser.add_argument(
+        "--kernel", default=DEFAULT.name, metavar="VERSION", help=f"the kernel to judge for (default: {DEFAULT.name})"
+    )
     parser.add_argument("--attach", metavar="NAME", help="the hook, tracepoint or function (file_open, ...)")
     parser.add_argument("--attach-type", metavar="TYPE", help="as in BPF_CGROUP_INET4_CONNECT")
     parser.add_argument("--sleepable", action="store_true", help="the program may sleep")
@@ -54,8 +55,6 @@ def add_parser(subparsers: Any, description: str = "say what a kernel's verifier
 
 def run(options: argparse.Namespace) -> int:
     """Judge every program of the input and print the answers."""
-    if options.type is not None and f"BPF_PROG_TYPE_{options.type.upper()}" not in ProgType.__members__:
-        raise InputError(f"--prog-type {options.type}: no such program type")
     profile = _profile(options.kernel)
     data, name = read_data(options)
     if is_elf(data):
