@@ -41,7 +41,7 @@ from actplane.verifier.scalar import (
 from actplane.verifier.state import State
 from actplane.verifier.tnum import U32
 from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, known, name_of, scalar
-from actplane.verifier.verification import Handler, Verification
+from actplane.verifier.verification import Handler, Verification, refusal
 
 MAX_VAR_OFF: Final = 1 << 29
 _S32_MAX: Final = (1 << 31) - 1
@@ -55,16 +55,16 @@ _FIXED_KINDS: Final = frozenset(
 _PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
 
 
-def compile_alu(v: Verification, slot: int, insn: Insn) -> Handler:
-    """Return the handler of an ALU or ALU64 instruction."""
+def compile_alu(v: Verification, insn: Insn) -> Handler:
+    """Return the handler of an ALU or ALU64 instruction, wherever it stands."""
     op = insn.code & OPERATION_MASK
     if op == MOV:
-        return _compile_move(v, slot, insn)
+        return _compile_move(v, insn)
     if op == END:
-        return _compile_swap(v, slot, insn)
+        return _compile_swap(v, insn)
     if op == NEG:
-        return _compile_negate(v, slot, insn)
-    return _compile_binary(v, slot, insn)
+        return _compile_negate(v, insn)
+    return _compile_binary(v, insn)
 
 
 def read(regs: list[Scalar | Pointer | None], reg: int, slot: int) -> Scalar | Pointer:
@@ -75,165 +75,155 @@ def read(regs: list[Scalar | Pointer | None], reg: int, slot: int) -> Scalar | P
     return value
 
 
-def _reserved(slot: int, what: str) -> Handler:
-    def handler(state: State) -> int:
-        refuse("bad-instruction", slot, what)
-
-    return handler
+def _frame_pointer() -> Handler:
+    return refusal("frame-pointer-write", "r10 is the frame pointer and is read only")
 
 
-def _frame_pointer(slot: int) -> Handler:
-    def handler(state: State) -> int:
-        refuse("frame-pointer-write", slot, "r10 is the frame pointer and is read only")
-
-    return handler
-
-
-def _compile_move(v: Verification, slot: int, insn: Insn) -> Handler:
+def _compile_move(v: Verification, insn: Insn) -> Handler:
     is_wide = insn.code & CLASS_MASK == ALU64
-    dst, src, following = insn.dst, insn.src, slot + 1
+    dst, src = insn.dst, insn.src
     if not insn.code & X:
         if src or insn.off:
-            return _reserved(slot, "a move of a constant uses reserved fields")
+            return refusal("bad-instruction", "a move of a constant uses reserved fields")
         if dst == 10:
-            return _frame_pointer(slot)
+            return _frame_pointer()
         value = known(insn.imm if is_wide else insn.imm & U32)
 
         def move_constant(state: State) -> int:
             state.frames[-1].regs[dst] = value
-            return following
+            return state.slot + 1
 
         return move_constant
     if insn.imm or insn.off not in ((0, 8, 16, 32) if is_wide else (0, 8, 16)):
         if not (insn.off == 1 and is_wide and insn.imm):
-            return _reserved(slot, "a move uses reserved fields")
-        return _compile_cast(slot, insn)
+            return refusal("bad-instruction", "a move uses reserved fields")
+        return _compile_cast(insn)
     if dst == 10:
-        return _frame_pointer(slot)
+        return _frame_pointer()
     if insn.off:
-        return _compile_sign_extend(v, slot, insn, is_wide)
+        return _compile_sign_extend(v, insn, is_wide)
 
     def move(state: State) -> int:
         regs = state.frames[-1].regs
         value = regs[src]
         if value is None:
-            refuse("uninitialized-register", slot, f"r{src} is read before it is set", src)
+            refuse("uninitialized-register", state.slot, f"r{src} is read before it is set", src)
         if value.__class__ is Scalar and not value.range.is_const and (value.id == 0 or value.delta is not None):
             regs[src] = value = Scalar(value.range, v.new_id())
         regs[dst] = value
-        return following
+        return state.slot + 1
 
     def move32(state: State) -> int:
         regs = state.frames[-1].regs
         value = regs[src]
         if value is None:
-            refuse("uninitialized-register", slot, f"r{src} is read before it is set", src)
+            refuse("uninitialized-register", state.slot, f"r{src} is read before it is set", src)
         if isinstance(value, Pointer):
             if not v.is_privileged:
-                refuse("pointer-leak", slot, f"r{src} is a pointer, and half of it would be copied", src)
+                refuse("pointer-leak", state.slot, f"r{src} is a pointer, and half of it would be copied", src)
             regs[dst] = _UNKNOWN32
-            return following
+            return state.slot + 1
         if value.range.umax <= U32:
             if not value.range.is_const and (value.id == 0 or value.delta is not None):
                 regs[src] = value = Scalar(value.range, v.new_id())
             regs[dst] = value
         else:
             regs[dst] = scalar(zero_extend32(value.range))
-        return following
+        return state.slot + 1
 
     return move if is_wide else move32
 
 
-def _compile_cast(slot: int, insn: Insn) -> Handler:
+def _compile_cast(insn: Insn) -> Handler:
     """Return the handler of addr_space_cast. Programs that have an arena are refused before they are walked."""
     if insn.imm not in (1, 1 << 16):
-        return _reserved(slot, "addr_space_cast knows address spaces 0 and 1 only")
-    return _reserved(slot, "addr_space_cast needs a program that uses an arena map")
+        return refusal("bad-instruction", "addr_space_cast knows address spaces 0 and 1 only")
+    return refusal("bad-instruction", "addr_space_cast needs a program that uses an arena map")
 
 
-def _compile_sign_extend(v: Verification, slot: int, insn: Insn, is_wide: bool) -> Handler:
+def _compile_sign_extend(v: Verification, insn: Insn, is_wide: bool) -> Handler:
     dst, src, size = insn.dst, insn.src, insn.off // 8
 
     def move_sign_extended(state: State) -> int:
         regs = state.frames[-1].regs
-        value = read(regs, src, slot)
+        value = read(regs, src, state.slot)
         if isinstance(value, Pointer):
             if not v.is_privileged:
-                refuse("pointer-leak", slot, f"r{src} is a pointer, and part of it would be copied", src)
+                refuse("pointer-leak", state.slot, f"r{src} is a pointer, and part of it would be copied", src)
             regs[dst] = UNKNOWN_SCALAR if is_wide else _UNKNOWN32
-            return slot + 1
+            return state.slot + 1
         if value.range.umax < 1 << (insn.off - 1):
             if not value.range.is_const and (value.id == 0 or value.delta is not None):
                 regs[src] = value = Scalar(value.range, v.new_id())
             regs[dst] = value
-            return slot + 1
+            return state.slot + 1
         extended = sign_extend(value.range, size)
         regs[dst] = scalar(extended if is_wide else zero_extend32(extended))
-        return slot + 1
+        return state.slot + 1
 
     return move_sign_extended
 
 
-def _compile_swap(v: Verification, slot: int, insn: Insn) -> Handler:
+def _compile_swap(v: Verification, insn: Insn) -> Handler:
     is_wide = insn.code & CLASS_MASK == ALU64
     if insn.off or insn.imm not in (16, 32, 64) or (is_wide and insn.code & X) or insn.src:
-        return _reserved(slot, "a byte swap uses reserved fields")
+        return refusal("bad-instruction", "a byte swap uses reserved fields")
     if insn.dst == 10:
-        return _frame_pointer(slot)
+        return _frame_pointer()
 
     def swap(state: State) -> int:
         regs = state.frames[-1].regs
-        value = read(regs, insn.dst, slot)
+        value = read(regs, insn.dst, state.slot)
         if isinstance(value, Pointer) and not v.is_privileged:
-            refuse("pointer-arithmetic", slot, f"r{insn.dst} is a pointer and cannot be swapped", insn.dst)
+            refuse("pointer-arithmetic", state.slot, f"r{insn.dst} is a pointer and cannot be swapped", insn.dst)
         if isinstance(value, Scalar) and v.profile.at_least(6, 18):
             is_swap = is_wide or bool(insn.code & X)
             regs[insn.dst] = scalar(arith.swap_bytes(value.range, insn.imm, is_swap))
         else:
             regs[insn.dst] = UNKNOWN_SCALAR
-        return slot + 1
+        return state.slot + 1
 
     return swap
 
 
-def _compile_negate(v: Verification, slot: int, insn: Insn) -> Handler:
+def _compile_negate(v: Verification, insn: Insn) -> Handler:
     is_wide = insn.code & CLASS_MASK == ALU64
     if insn.code & X or insn.src or insn.off or insn.imm:
-        return _reserved(slot, "a negation uses reserved fields")
+        return refusal("bad-instruction", "a negation uses reserved fields")
     if insn.dst == 10:
-        return _frame_pointer(slot)
+        return _frame_pointer()
 
     def negate(state: State) -> int:
         regs = state.frames[-1].regs
-        value = read(regs, insn.dst, slot)
+        value = read(regs, insn.dst, state.slot)
         if isinstance(value, Pointer):
             if not v.is_privileged:
-                refuse("pointer-arithmetic", slot, f"r{insn.dst} is a pointer and cannot be negated", insn.dst)
+                refuse("pointer-arithmetic", state.slot, f"r{insn.dst} is a pointer and cannot be negated", insn.dst)
             regs[insn.dst] = UNKNOWN_SCALAR if is_wide else _UNKNOWN32
         elif v.profile.at_least(6, 17):
             regs[insn.dst] = scalar(arith.negate(value.range, is_wide))
         else:
             regs[insn.dst] = UNKNOWN_SCALAR if is_wide else _UNKNOWN32
-        return slot + 1
+        return state.slot + 1
 
     return negate
 
 
-def _compile_binary(v: Verification, slot: int, insn: Insn) -> Handler:
+def _compile_binary(v: Verification, insn: Insn) -> Handler:
     op, is_wide, dst, src = insn.code & OPERATION_MASK, insn.code & CLASS_MASK == ALU64, insn.dst, insn.src
     is_register = bool(insn.code & X)
     if op > END or (op == END):
-        return _reserved(slot, f"there is no ALU operation 0x{op:02x}")
+        return refusal("bad-instruction", f"there is no ALU operation 0x{op:02x}")
     allowed_off = (0, 1) if op in (DIV, MOD) else (0,)
     if insn.off not in allowed_off or (is_register and insn.imm) or (not is_register and src):
-        return _reserved(slot, "an ALU instruction uses reserved fields")
+        return refusal("bad-instruction", "an ALU instruction uses reserved fields")
     if dst == 10:
-        return _frame_pointer(slot)
+        return _frame_pointer()
     if not is_register:
         if op in (DIV, MOD) and insn.imm == 0:
-            return _refusal("division-by-zero", slot, "the divisor is the constant 0")
+            return refusal("division-by-zero", "the divisor is the constant 0")
         if op in (LSH, RSH, ARSH) and not 0 <= insn.imm < (64 if is_wide else 32):
-            return _refusal("shift-out-of-range", slot, f"a shift by {insn.imm} is not below the width")
+            return refusal("shift-out-of-range", f"a shift by {insn.imm} is not below the width")
     operand = constant(insn.imm)
     constant_operand = scalar(operand)
     keeps_link = op in (ADD, SUB) and v.is_privileged and v.profile.at_least(6, 12)
@@ -241,7 +231,6 @@ def _compile_binary(v: Verification, slot: int, insn: Insn) -> Handler:
     forgets_half = not is_wide and v.profile.at_least(6, 9) and not v.profile.at_least(7, 0)
     may_fork = op in (AND, OR) and not is_register and v.profile.at_least(6, 18)
     divides = op in (DIV, MOD) and v.profile.at_least(7, 0)
-    following = slot + 1
 
     def compute(state: State) -> int:
         regs = state.frames[-1].regs
@@ -249,10 +238,10 @@ def _compile_binary(v: Verification, slot: int, insn: Insn) -> Handler:
         left = regs[dst]
         if left is None or right is None:
             missing = src if right is None else dst
-            refuse("uninitialized-register", slot, f"r{missing} is read before it is set", missing)
+            refuse("uninitialized-register", state.slot, f"r{missing} is read before it is set", missing)
         if left.__class__ is Scalar and right.__class__ is Scalar:
             if not v.is_privileged:
-                speculation.add_numbers(v, slot, insn)
+                speculation.add_numbers(v, state.slot, insn)
             if divides:
                 result = divide(op, is_wide, bool(insn.off), left.range, right.range)
             elif forgets_half and not arith.is_computable(op, is_wide, right.range):
@@ -263,23 +252,16 @@ def _compile_binary(v: Verification, slot: int, insn: Insn) -> Handler:
                 regs[dst] = _linked_sum(v, left, right.range, result, is_wide, op)
             elif may_fork and _is_spread_sign(left.range, is_wide):
                 # An arithmetic shift has spread the sign: all ones or nothing. Each is walked alone.
-                other = v.push(state, following, f"r{dst} was 0", slot)
+                other = v.push(state, state.slot + 1, f"r{dst} was 0", state.slot)
                 other.frames[-1].regs[dst] = scalar(arith.apply(op, is_wide, constant(0), right.range))
                 regs[dst] = scalar(arith.apply(op, is_wide, constant(-1), right.range))
             else:
                 regs[dst] = scalar(result)
-            return following
-        regs[dst] = _with_pointer(v, state, slot, insn, left, right)
-        return following
+            return state.slot + 1
+        regs[dst] = _with_pointer(v, state, state.slot, insn, left, right)
+        return state.slot + 1
 
     return compute
-
-
-def _refusal(id_: str, slot: int, claim: str) -> Handler:
-    def handler(state: State) -> int:
-        refuse(id_, slot, claim)
-
-    return handler
 
 
 def _is_spread_sign(r: Range, is_wide: bool) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from actplane.asm.insn import Insn, MapFd, MapValue
 from actplane.asm.isa import (
     ABS,
@@ -31,7 +33,7 @@ from actplane.verifier import refs
 from actplane.verifier.alu import compile_alu
 from actplane.verifier.calls import compile_helper_call
 from actplane.verifier.flow import HELPER_CALL
-from actplane.verifier.instruction_versions import since
+from actplane.verifier.instruction_versions import fields_of, since
 from actplane.verifier.jumps import compile_jump
 from actplane.verifier.kernel_symbols import kernel_symbol
 from actplane.verifier.kfuncs import compile_kfunc_call
@@ -41,23 +43,39 @@ from actplane.verifier.refusals import refuse
 from actplane.verifier.state import State
 from actplane.verifier.subprograms import compile_exit, compile_subprogram_call
 from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Value, known
-from actplane.verifier.verification import Handler, Verification
+from actplane.verifier.verification import Handler, Verification, refusal
+
+_PLACELESS: Final = frozenset(code for code in range(256) if code & CLASS_MASK in (ALU, ALU64))
+"""Opcodes of instructions that do the same wherever they stand; so do all ld_imm64 but those of functions."""
 
 
-def compile_insn(v: Verification, slot: int) -> Handler:
-    """Return the function that carries out the instruction at a slot on a state."""
+def compile_insn(v: Verification, slot: int, shared: dict[tuple[Any, ...], Handler]) -> Handler:
+    """
+    Return the function that carries out the instruction at a slot on a state. `shared` are those of
+    instructions that do the same wherever they stand, by their fields.
+    """
     insn = v.code.at[slot]
     if insn is None:
-        return _refusal("bad-jump", slot, "control goes into the middle of an ld_imm64")
+        return refusal("bad-jump", "control goes into the middle of an ld_imm64")
+    if insn.code not in _PLACELESS and (insn.code != LD_IMM64 or insn.src == PSEUDO_FUNC):
+        return _compile(v, slot, insn)
+    fields = fields_of(insn)
+    handler = shared.get(fields)
+    if handler is None:
+        handler = shared[fields] = _compile(v, slot, insn)
+    return handler
+
+
+def _compile(v: Verification, slot: int, insn: Insn) -> Handler:
     for reg in (insn.dst, insn.src):
         if reg > 10:
-            return _refusal("bad-instruction", slot, f"there is no register r{reg}")
+            return refusal("bad-instruction", f"there is no register r{reg}")
     first = since(insn)
     if not v.profile.at_least(*first):
-        return _refusal("bad-instruction", slot, f"kernels know this instruction since Linux {first[0]}.{first[1]}")
+        return refusal("bad-instruction", f"kernels know this instruction since Linux {first[0]}.{first[1]}")
     kind = insn.code & CLASS_MASK
     if kind in (ALU, ALU64):
-        return compile_alu(v, slot, insn)
+        return compile_alu(v, insn)
     if kind in (LDX, ST, STX):
         return compile_memory(v, slot, insn)
     if kind == LD:
@@ -69,48 +87,42 @@ def compile_insn(v: Verification, slot: int) -> Handler:
     return compile_jump(v, slot, insn)
 
 
-def _refusal(id_: str, slot: int, claim: str) -> Handler:
-    def handler(state: State) -> int:
-        refuse(id_, slot, claim)
-
-    return handler
-
-
 def _compile_call(v: Verification, slot: int, insn: Insn) -> Handler:
     if insn.code != CALL:
-        return _refusal("bad-instruction", slot, "there is no call through a register")
+        return refusal("bad-instruction", "there is no call through a register")
     if insn.dst:
-        return _refusal("bad-instruction", slot, "a call uses reserved fields")
+        return refusal("bad-instruction", "a call uses reserved fields")
     if insn.src == HELPER_CALL:
         return compile_helper_call(v, slot, insn)
     if insn.src == PSEUDO_CALL:
         return compile_subprogram_call(v, slot, insn)
     if insn.src == PSEUDO_KFUNC_CALL:
         return compile_kfunc_call(v, slot, insn)
-    return _refusal("bad-instruction", slot, f"there is no kind of call {insn.src}")
+    return refusal("bad-instruction", f"there is no kind of call {insn.src}")
 
 
 def _compile_ld(v: Verification, slot: int, insn: Insn) -> Handler:
     if insn.code & MODE_MASK in (ABS, IND) and insn.code & SIZE_MASK != DW:
         return _compile_packet_load(v, slot, insn)
     if insn.code != LD_IMM64:
-        return _refusal("bad-instruction", slot, f"there is no instruction 0x{insn.code:02x}")
+        return refusal("bad-instruction", f"there is no instruction 0x{insn.code:02x}")
     if insn.off:
-        return _refusal("bad-instruction", slot, "an ld_imm64 uses reserved fields")
+        return refusal("bad-instruction", "an ld_imm64 uses reserved fields")
     if insn.dst == 10:
-        return _refusal("frame-pointer-write", slot, "r10 is the frame pointer and is read only")
-    value = _loaded_value(v, slot, insn)
-    following, dst = slot + 2, insn.dst
+        return refusal("frame-pointer-write", "r10 is the frame pointer and is read only")
+    value, dst = _loaded_value(v, slot, insn), insn.dst
 
     def load(state: State) -> int:
         state.frames[-1].regs[dst] = value
-        return following
+        return state.slot + 2
 
     return load
 
 
 def _loaded_value(v: Verification, slot: int, insn: Insn) -> Value:
     symbol = insn.symbol
+    if insn.src == 0 and not isinstance(symbol, MapFd | MapValue):
+        return known(insn.imm)
     if isinstance(symbol, MapFd):
         facts = v.subject.maps.get(symbol.name)
         if facts is None:
@@ -125,8 +137,6 @@ def _loaded_value(v: Verification, slot: int, insn: Insn) -> Value:
         low = insn.imm & 0xFFFFFFFF
         target = slot + 1 + (low - (1 << 32) if low >> 31 else low)
         return Pointer(Kind.FUNC, detail=target)
-    if insn.src == 0:
-        return known(insn.imm)
     if insn.src == PSEUDO_BTF_ID:
         return kernel_symbol(v, slot, insn.imm & 0xFFFFFFFF)
     refuse("bad-instruction", slot, f"an ld_imm64 of kind {insn.src} refers to nothing")

@@ -9,14 +9,14 @@ function from the state to the next slot.
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Any, Final
 
 from actplane.verifier import precision
 from actplane.verifier.bits import bits_of
 from actplane.verifier.checkpoint import Checkpoint, LoopVisit, mark_all_read
 from actplane.verifier.dispatch import compile_insn
 from actplane.verifier.flow import CALLER_SAVED
-from actplane.verifier.liveness import find_live
+from actplane.verifier.liveness import Liveness
 from actplane.verifier.log import logged
 from actplane.verifier.loops import find_loops, find_traps
 from actplane.verifier.pruning import EXACT, NOT_EXACT, RANGE_WITHIN, states_equal
@@ -54,11 +54,13 @@ class Engine:
         self.state = State()
         """The path that is walked."""
         self._handlers: list[Handler | None] = [None] * v.code.size
+        self._shared: dict[tuple[Any, ...], Handler] = {}
+        """Handlers of instructions that do the same wherever they stand: see `compile_insn`."""
         self._started = time.perf_counter()
         self._kept: dict[tuple[int, int], list[Checkpoint]] = {}
         """Checkpoints by slot and the call that the current frame returns to, the newest first."""
         self._forgotten = 0
-        self._live = find_live(v.code, v.subject.types)
+        self._live = Liveness(v.code, v.subject.types)
         self._loops = find_loops(v.code)
         self._marks = self._find_marks()
         self._visits: dict[tuple[int, ...], LoopVisit] = {}
@@ -79,10 +81,11 @@ class Engine:
                 processed += 1
                 if processed > bound:
                     bound = self._next_bound(processed, slot)
+                state.slot = slot
                 mark = marks[slot]
                 if mark:
                     if mark & _PRUNE:
-                        state.slot, self.processed, self.jumps = slot, processed, jumps
+                        self.processed, self.jumps = processed, jumps
                         if self._is_covered(state):
                             following = self._end_path(state)
                             if following is None:
@@ -136,8 +139,11 @@ class Engine:
         return min(bound, processed + _INSNS_BETWEEN_LOOKS)
 
     def _compile(self, slot: int) -> Handler:
-        handler = guarded(self.v, slot, compile_insn(self.v, slot))
-        return logged(self.v, slot, handler) if self.v.options.wants_log else handler
+        v = self.v
+        handler = compile_insn(v, slot, self._shared)
+        if not v.is_privileged:
+            handler = guarded(v, slot, handler)
+        return logged(v, slot, handler) if v.options.wants_log else handler
 
     def _end_path(self, state: State) -> State | None:
         checkpoint = state.parent

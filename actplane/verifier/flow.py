@@ -1,12 +1,14 @@
 """
-The shape of a program before any state is known: slots, subprograms, jumps, what is reachable,
-where states are worth keeping, and which registers are still needed.
+The shape of a program before any state is known: slots, subprograms, jumps and the blocks between
+them, what is reachable, and where states are worth keeping.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence, Set
+from itertools import compress, pairwise
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 from actplane.asm.insn import Insn
 from actplane.asm.isa import (
@@ -47,25 +49,78 @@ CALLER_SAVED: Final = 0b11_1111
 ARGUMENTS: Final = 0b11_1110
 
 
+_JUMPS: Final = frozenset(code for code in range(256) if code & CLASS_MASK in (JMP, JMP32))
+NAMES_FUNCTION: Final = frozenset({CALL, LD_IMM64})
+"""Opcodes of instructions that may call a function of the program, or take its address."""
+
+
+class Layout:
+    """
+    A program by slots, as the kernel counts: `at[slot]` is the instruction, None on the second slot of
+    an ld_imm64, `opcodes[slot]` its opcode, 0 on such a second slot, as in the kernel.
+    """
+
+    def __init__(self, insns: Sequence[Insn]) -> None:
+        self.at: list[Insn | None] = []
+        for insn in insns:
+            self.at.append(insn)
+            if insn.code == LD_IMM64:
+                self.at.append(None)
+        self.size = len(self.at)
+        try:
+            opcodes = bytes(map(attrgetter("code"), insns))
+        except ValueError:
+            slot, code = next((i, insn.code) for i, insn in enumerate(self.at) if insn and not 0 <= insn.code < 256)
+            refuse("bad-instruction", slot, f"there is no opcode {code:#x}")
+        self.opcodes = opcodes.replace(bytes([LD_IMM64]), bytes([LD_IMM64, 0]))
+        self._present = frozenset(opcodes)
+
+    def insns_of(self, opcodes: Set[int]) -> Iterator[tuple[int, Insn]]:
+        """Yield the instructions that have one of some opcodes, each behind its slot, from the first on."""
+        table = bytearray(256)
+        for code in opcodes & self._present:
+            table[code] = 1
+        for slot in compress(range(self.size), self.opcodes.translate(table)):
+            insn = self.at[slot]
+            assert insn is not None
+            yield slot, insn
+
+
+class Block(NamedTuple):
+    """
+    Instructions of which control reaches all or none: the slots of the first and of the last, and
+    those where control goes on within the function.
+    """
+
+    first: int
+    last: int
+    following: tuple[int, ...]
+
+
 class Code:
     """
-    A program by slots, as the kernel counts.
+    A program by slots, and how control goes through it.
 
-    `at[slot]` is the instruction, None on the second slot of an ld_imm64; `following[slot]` the slots
-    that control goes to from there within its function. `starts` are the first slots of the functions,
-    ascending, the entry first; `function_of[slot]` indexes them. `prune` and `checkpoint` hold the slots
-    where a state may be, and must be, kept, `jump_points` those that control comes to from elsewhere
-    than the slot before. `jumps`
-    are all jumps, calls and exits. `roots` are the first slots of functions that the kernel calls, beside the entry.
+    `jumps` are all jumps, calls and exits, ascending, and `following[slot]` the slots that control goes
+    to from one of them within its function; `called` the function that an instruction calls or takes
+    the address of, by slot. `starts` are the first slots of the functions, ascending, the entry first;
+    `function_of[slot]` indexes them. `blocks` are the blocks by their first slots, ascending. `prune` and
+    `checkpoint` hold the slots where a state may be, and must be, kept, `jump_points` those that control
+    comes to from elsewhere than the slot before. `roots` are the first slots of functions that the
+    kernel calls, beside the entry.
     """
 
-    def __init__(self, insns: Sequence[Insn], *, allows_loops: bool = True, roots: Sequence[int] = ()) -> None:
-        self.at: list[Insn | None] = []
-        self.following: list[tuple[int, ...]] = []
-        self.jumps: list[int] = []
-        self._called: dict[int, int] = {}
-        self._read(insns)
-        self.size = len(self.at)
+    def __init__(self, layout: Layout, *, allows_loops: bool = True, roots: Sequence[int] = ()) -> None:
+        self.layout = layout
+        self.at = layout.at
+        self.size = layout.size
+        self.following = {slot: _targets(slot, insn) for slot, insn in layout.insns_of(_JUMPS)}
+        self.jumps = list(self.following)
+        self.called: dict[int, int] = {}
+        for slot, insn in layout.insns_of(NAMES_FUNCTION):
+            target = called_function(slot, insn)
+            if target is not None:
+                self.called[slot] = target
         self.roots = roots
         self.starts = self._find_functions()
         self._starts = frozenset(self.starts)
@@ -78,6 +133,7 @@ class Code:
         self.jump_points: set[int] = set()
         self.iter_next: set[int] = set()
         self._mark()
+        self.blocks = self._find_blocks()
         self._check_reachable()
         if not allows_loops:
             self._refuse_loops()
@@ -87,27 +143,15 @@ class Code:
     def is_function(self, slot: int) -> bool:
         return slot in self._starts
 
-    def _read(self, insns: Sequence[Insn]) -> None:
-        """Lay the instructions out by slots, and note where each goes."""
-        for insn in insns:
-            code, slot = insn.code, len(self.at)
-            self.at.append(insn)
-            if code & CLASS_MASK in (JMP, JMP32):
-                self.jumps.append(slot)
-                self.following.append(_targets(slot, insn))
-            else:
-                self.following.append((slot + insn.slots,))
-            if insn.slots == 2:
-                self.at.append(None)
-                self.following.append(())
-            if code in (CALL, LD_IMM64):
-                target = called_function(slot, insn)
-                if target is not None:
-                    self._called[slot] = target
+    def _insn(self, slot: int) -> Insn:
+        """Return the instruction at a slot that is known to be the first of one."""
+        insn = self.at[slot]
+        assert insn is not None
+        return insn
 
     def _find_functions(self) -> list[int]:
         starts = {0, *self.roots}
-        for slot, target in self._called.items():
+        for slot, target in self.called.items():
             if not 0 <= target < self.size:
                 refuse("bad-call-target", slot, f"the call goes to slot {target}, the program has {self.size}")
             starts.add(target)
@@ -124,8 +168,7 @@ class Code:
         ends = [*self.starts[1:], self.size]
         last = {end - 1 if self.at[end - 1] is not None else end - 2 for end in ends}
         for slot in sorted(last.union(self.jumps)):
-            insn = self.at[slot]
-            assert insn is not None
+            insn = self._insn(slot)
             if slot in last and insn.code not in (EXIT, JA, GOTOL):
                 refuse("falls-off-end", slot, "the last instruction of a function must be an exit or a jump")
             if insn.code & CLASS_MASK not in (JMP, JMP32) or insn.code in (EXIT, CALL):
@@ -136,8 +179,7 @@ class Code:
 
     def _mark(self) -> None:
         for slot in self.jumps:
-            insn = self.at[slot]
-            assert insn is not None
+            insn = self._insn(slot)
             code = insn.code
             if code in (JA, GOTOL):
                 self._mark_jump(self.following[slot][0])
@@ -150,9 +192,9 @@ class Code:
                 if code == MAY_GOTO:
                     self.checkpoint.add(slot)
                     self.may_gotos.add(slot)
-        for slot, target in self._called.items():
+        for slot, target in self.called.items():
             self.prune.add(slot)
-            self._mark_jump(self.following[slot][0])
+            self._mark_jump(self._after(slot))
             self._mark_jump(target)
 
     def _mark_jump(self, target: int) -> None:
@@ -178,46 +220,59 @@ class Code:
         self.prune.add(slot)
         self.checkpoint.add(slot)
 
+    def _after(self, slot: int) -> int:
+        """Return the slot behind an instruction."""
+        return slot + self._insn(slot).slots
+
+    def _find_blocks(self) -> dict[int, Block]:
+        """Cut the functions before every slot that is jumped to, and behind what goes elsewhere."""
+        cuts = {0, self.size, *self.starts, *(self._after(slot) for slot in self.called)}
+        for slot, targets in self.following.items():
+            cuts.update(target for target in targets if self.at[target] is not None)
+            cuts.add(slot + 1)
+        firsts = sorted(cuts)
+        blocks: dict[int, Block] = {}
+        for first, end in pairwise(firsts):
+            last = end - 1 if self.at[end - 1] is not None else end - 2
+            blocks[first] = Block(first, last, self.following.get(last, (end,)))
+        return blocks
+
     def _check_reachable(self) -> None:
-        at, following, called, size = self.at, self.following, self._called, self.size
-        seen = bytearray(size)
+        seen = {0, *self.roots}
         work = [0, *self.roots]
-        for root in work:
-            seen[root] = 1
         while work:
-            slot = work.pop()
-            targets = following[slot]
-            if slot in called:
-                targets = (*targets, called[slot])
+            block = self.blocks[work.pop()]
+            targets = block.following
+            if block.last in self.called:
+                targets = (*targets, self.called[block.last])
             for target in targets:
-                if target >= size:
-                    refuse("falls-off-end", slot, "control runs past the last instruction")
-                if at[target] is None:
-                    refuse("bad-jump", target, f"the jump from slot {slot} goes into the middle of an ld_imm64")
-                if not seen[target]:
-                    seen[target] = 1
+                if self.at[target] is None:
+                    refuse("bad-jump", target, f"the jump from slot {block.last} goes into the middle of an ld_imm64")
+                if target not in seen:
+                    seen.add(target)
                     work.append(target)
-        for slot, is_seen in enumerate(seen):
-            if not is_seen and at[slot] is not None:
-                refuse("unreachable", slot, f"no path reaches the instruction at slot {slot}")
+        for first in self.blocks:
+            if first not in seen:
+                refuse("unreachable", first, f"no path reaches the instruction at slot {first}")
 
     def _refuse_loops(self) -> None:
-        """Refuse a way from a slot back to itself, by a walk that goes as deep as it can first."""
-        ways: list[tuple[int, list[int]]] = [(0, list(self.following[0]))]
-        open_slots, done = {0}, set[int]()
+        """Refuse a way from a block back to itself, by a walk that goes as deep as it can first."""
+        ways: list[tuple[Block, list[int]]] = [(self.blocks[0], list(self.blocks[0].following))]
+        open_blocks, done = {0}, set[int]()
         while ways:
-            slot, targets = ways[-1]
+            block, targets = ways[-1]
             if not targets:
                 ways.pop()
-                open_slots.discard(slot)
-                done.add(slot)
+                open_blocks.discard(block.first)
+                done.add(block.first)
                 continue
             target = targets.pop()
-            if target in open_slots:
-                refuse("loop-not-allowed", slot, f"the jump from slot {slot} back to slot {target} makes a loop")
-            if target not in done and target < self.size and self.at[target] is not None:
-                open_slots.add(target)
-                ways.append((target, list(self.following[target])))
+            if target in open_blocks:
+                claim = f"the jump from slot {block.last} back to slot {target} makes a loop"
+                refuse("loop-not-allowed", block.last, claim)
+            if target not in done:
+                open_blocks.add(target)
+                ways.append((self.blocks[target], list(self.blocks[target].following)))
 
 
 def _targets(slot: int, insn: Insn) -> tuple[int, ...]:

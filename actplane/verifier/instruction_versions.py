@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any, Final
 
 from actplane.asm.insn import Insn
 from actplane.asm.isa import (
@@ -31,6 +33,7 @@ _ALWAYS: Final = (0, 0)
 _GOTOL: Final = 0x06
 _GOTOX: Final = 0x0D
 _MAY_GOTO: Final = 0xE5
+_JUMPS_SINCE: Final = {_GOTOL: (6, 1), _GOTOX: (6, 19), _MAY_GOTO: (6, 9)}
 _ADDR_SPACE_CAST: Final = 1
 _LOAD_ACQUIRE_STORE_RELEASE: Final = (0x100, 0x110)
 
@@ -52,7 +55,7 @@ def since(insn: Insn) -> tuple[int, int]:
         return (6, 6)
     if kind == STX and insn.code & MODE_MASK == ATOMIC and insn.imm:
         return (6, 15) if insn.imm in _LOAD_ACQUIRE_STORE_RELEASE else (5, 12)
-    return {_GOTOL: (6, 1), _GOTOX: (6, 19), _MAY_GOTO: (6, 9)}.get(insn.code, _ALWAYS)
+    return _JUMPS_SINCE.get(insn.code, _ALWAYS)
 
 
 def _alu_since(insn: Insn, kind: int, operation: int) -> tuple[int, int]:
@@ -64,6 +67,16 @@ def _alu_since(insn: Insn, kind: int, operation: int) -> tuple[int, int]:
 
 
 _SWAP: Final = ALU64 | END
+_SINCE_LATER: Final = frozenset({_SWAP, _MAY_GOTO})
+_CHECKED: Final = frozenset(code for code in range(256) if code & CLASS_MASK in (ALU, ALU64, JMP, JMP32))
+
+fields_of: Final[Callable[[Insn], tuple[Any, ...]]] = attrgetter("code", "dst", "src", "off", "imm", "symbol")
+"""All that an instruction is, apart from its place: what to know equal instructions by."""
+
+
+def refusable_unseen(profile: KernelProfile) -> frozenset[int]:
+    """Return the opcodes of the instructions that `why_refused_unseen` may refuse for a kernel."""
+    return _CHECKED if profile.at_least(7, 1) else _SINCE_LATER
 
 
 def why_refused_unseen(insn: Insn, profile: KernelProfile) -> str:
@@ -75,15 +88,12 @@ def why_refused_unseen(insn: Insn, profile: KernelProfile) -> str:
     >>> why_refused_unseen(Insn(0x95, off=1), PROFILES["7.2"])
     'an instruction uses reserved fields'
     """
-    if insn.code in (_SWAP, _MAY_GOTO) and not profile.at_least(*since(insn)):
+    if insn.code in _SINCE_LATER and not profile.at_least(*since(insn)):
         return f"there is no opcode 0x{insn.code:02x}"
     kind = insn.code & CLASS_MASK
-    is_checked = profile.at_least(7, 1) and insn.symbol is None and kind in _CHECKED
+    is_checked = profile.at_least(7, 1) and insn.symbol is None and insn.code in _CHECKED
     # Shifts too far and divisions by 0 are seen on the way only.
     is_number = kind in (ALU, ALU64) and not insn.code & X and insn.code & OPERATION_MASK not in (END, NEG)
     if is_checked and find_form(insn.code, insn.dst, insn.src, insn.off, 1 if is_number else insn.imm) is None:
         return "an instruction uses reserved fields"
     return ""
-
-
-_CHECKED: Final = frozenset({ALU, ALU64, JMP, JMP32})

@@ -35,8 +35,8 @@ _RUNS_CALLBACK: Final = frozenset({"bpf_rbtree_add_impl"})
 
 def prepare(v: Verification) -> None:
     """Note which calls advance iterators, and which run functions of the program."""
-    for slot, insn in enumerate(v.code.at):
-        if insn is not None and insn.code == CALL and insn.src == PSEUDO_KFUNC_CALL and isinstance(insn.symbol, Kfunc):
+    for slot, insn in v.code.layout.insns_of({CALL}):
+        if insn.src == PSEUDO_KFUNC_CALL and isinstance(insn.symbol, Kfunc):
             function = find_function(insn.symbol.name)
             if function is not None and "next" in function.flags:
                 v.code.mark_iter_next(slot)

@@ -5,6 +5,8 @@ may differ where two states are compared.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 from actplane.asm.insn import Insn, Kfunc
 from actplane.asm.isa import (
     ALU,
@@ -34,46 +36,76 @@ from actplane.asm.isa import (
     STX,
     X,
 )
-from actplane.verifier.flow import ARGUMENTS, CALLER_SAVED, HELPER_CALL, Code
+from actplane.verifier.flow import ARGUMENTS, CALLER_SAVED, HELPER_CALL, Block, Code
 from actplane.verifier.helper_table import prototypes
 from actplane.verifier.types import BtfKind, TypeProvider
 
 
-def find_live(code: Code, types: TypeProvider | None) -> list[int]:
+class Liveness:
     """
-    Return the registers needed before each slot, as bits. A call of a helper needs as many as its
-    prototype has arguments, one of a kernel function as many as `types` say.
+    The registers needed before each slot, as bits: `live[slot]`. They are found when first asked for, block
+    by block. A call of a helper needs as many as its prototype has arguments, one of a kernel function as
+    many as `types` say.
     """
-    known: dict[tuple[int, int, int, int], tuple[int, int]] = {}
-    effects: list[tuple[int, int]] = []
-    for insn in code.at:
-        if insn is None:
-            effects.append((0, 0))
-            continue
-        key = insn.code, insn.dst, insn.src, insn.imm
-        found = known.get(key)
-        if found is None or (insn.code == CALL and insn.src == PSEUDO_KFUNC_CALL):
-            found = known[key] = (_arguments(insn, types), CALLER_SAVED) if insn.code == CALL else _use_and_def(insn)
-        effects.append(found)
-    following = code.following
-    live = [0] * code.size
-    has_loop = any(targets and min(targets) <= slot for slot, targets in enumerate(following))
-    is_changed = True
-    while is_changed:
-        is_changed = False
-        for slot in range(code.size - 1, -1, -1):
-            targets = following[slot]
-            use, define = effects[slot]
-            if len(targets) == 1:
-                needed = live[targets[0]] & ~define | use
-            else:
-                needed = use
-                for target in targets:
-                    needed |= live[target] & ~define
-            if needed != live[slot]:
-                live[slot] = needed
-                is_changed = has_loop
-    return live
+
+    def __init__(self, code: Code, types: TypeProvider | None) -> None:
+        self._code = code
+        self._types = types
+        self._blocks = list(code.blocks.values())
+        self._firsts = list(code.blocks)
+        self._effects: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+        self._live: dict[int, int] = {}
+        """What is needed before the first slot of every block, and other slots that were asked for."""
+
+    def __getitem__(self, slot: int) -> int:
+        if not self._live:
+            self._find()
+        found = self._live.get(slot)
+        if found is None:
+            block = self._blocks[bisect_right(self._firsts, slot) - 1]
+            use, define = self._effect(slot, block.last)
+            found = self._live[slot] = self._behind(block) & ~define | use
+        return found
+
+    def _find(self) -> None:
+        """Carry what each block uses and defines backwards until nothing changes."""
+        live = self._live
+        blocks = [(block, *self._effect(block.first, block.last)) for block in reversed(self._blocks)]
+        live.update((block.first, 0) for block, _, _ in blocks)
+        is_changed = True
+        while is_changed:
+            is_changed = False
+            for block, use, define in blocks:
+                needed = self._behind(block) & ~define | use
+                if needed != live[block.first]:
+                    live[block.first] = needed
+                    is_changed = True
+
+    def _behind(self, block: Block) -> int:
+        """Return the registers needed behind a block, by what is known so far."""
+        needed = 0
+        for target in block.following:
+            needed |= self._live[target]
+        return needed
+
+    def _effect(self, first: int, last: int) -> tuple[int, int]:
+        """Return the registers that instructions read before they replace them, and those replaced, as bits."""
+        at, known = self._code.at, self._effects
+        use = define = 0
+        for slot in range(last, first - 1, -1):
+            insn = at[slot]
+            if insn is None:
+                continue
+            code = insn.code
+            key = code, insn.dst, insn.src, insn.imm
+            found = known.get(key)
+            if found is None or code == CALL:
+                found = known[key] = self._use_and_def(insn)
+            use, define = use & ~found[1] | found[0], define | found[1]
+        return use, define
+
+    def _use_and_def(self, insn: Insn) -> tuple[int, int]:
+        return (_arguments(insn, self._types), CALLER_SAVED) if insn.code == CALL else _use_and_def(insn)
 
 
 def _arguments(insn: Insn, types: TypeProvider | None) -> int:

@@ -18,11 +18,11 @@ def find_loops(code: Code) -> dict[int, int]:
     Source: Tarjan, Depth-first search and linear graph algorithms, 1972.
     """
     loops: dict[int, int] = {}
-    # Only slots between the ends of a jump back can be in a loop.
-    backward = [(min(targets), slot) for slot, targets in enumerate(code.following) if targets and min(targets) <= slot]
+    # Only blocks between the ends of a jump back can be in a loop.
+    backward = {target for block in code.blocks.values() for target in block.following if target <= block.last}
     order: dict[int, int] = {}
     low: dict[int, int] = {}
-    for first, _ in sorted(backward):
+    for first in sorted(backward):
         if first not in order:
             _walk(code, first, order, low, loops)
     for slot in code.callback_calls:
@@ -31,41 +31,41 @@ def find_loops(code: Code) -> dict[int, int]:
 
 
 def _walk(code: Code, root: int, order: dict[int, int], low: dict[int, int], loops: dict[int, int]) -> None:
-    """Walk all that can be reached from a slot, and number the components found."""
-    following = code.following
+    """Walk all blocks that can be reached from one, by their first slots, and number the components found."""
+    blocks = code.blocks
     component: list[int] = []
-    open_slots: set[int] = set()
+    open_blocks: set[int] = set()
     ways: list[tuple[int, int]] = [(root, 0)]
     while ways:
-        slot, step = ways.pop()
+        first, step = ways.pop()
         if step == 0:
-            order[slot] = low[slot] = len(order)
-            component.append(slot)
-            open_slots.add(slot)
-        targets = following[slot]
+            order[first] = low[first] = len(order)
+            component.append(first)
+            open_blocks.add(first)
+        targets = blocks[first].following
         if step:
-            low[slot] = min(low[slot], low[targets[step - 1]])
+            low[first] = min(low[first], low[targets[step - 1]])
         while step < len(targets):
             target = targets[step]
             step += 1
             if target not in order:
-                ways += ((slot, step), (target, 0))
+                ways += ((first, step), (target, 0))
                 break
-            if target in open_slots:
-                low[slot] = min(low[slot], order[target])
+            if target in open_blocks:
+                low[first] = min(low[first], order[target])
         else:
-            if low[slot] == order[slot]:
-                _close(code, slot, component, open_slots, loops)
+            if low[first] == order[first]:
+                _close(code, first, component, open_blocks, loops)
 
 
-def _close(code: Code, root: int, component: list[int], open_slots: set[int], loops: dict[int, int]) -> None:
+def _close(code: Code, root: int, component: list[int], open_blocks: set[int], loops: dict[int, int]) -> None:
     members: list[int] = []
     while not members or members[-1] != root:
         members.append(component.pop())
-    open_slots.difference_update(members)
-    if len(members) > 1 or root in code.following[root]:
+    open_blocks.difference_update(members)
+    if len(members) > 1 or root in code.blocks[root].following:
         for member in members:
-            loops[member] = root
+            loops.update(dict.fromkeys(range(member, code.blocks[member].last + 1), root))
 
 
 def find_traps(code: Code, loops: dict[int, int]) -> set[int]:
@@ -75,11 +75,10 @@ def find_traps(code: Code, loops: dict[int, int]) -> set[int]:
     rest (may_goto, iterators, callbacks).
     """
     resting = code.may_gotos | code.iter_next | code.callback_calls
-    left = {
-        loop
-        for slot, loop in loops.items()
-        if slot in resting or _may_end(code, slot) or any(loops.get(t) != loop for t in code.following[slot])
-    }
+    left = {loop for slot, loop in loops.items() if slot in resting or _may_end(code, slot)}
+    for slot in code.jumps:
+        if slot in loops and any(loops.get(target) != loops[slot] for target in code.following[slot]):
+            left.add(loops[slot])
     return {slot for slot, loop in loops.items() if loop not in left}
 
 

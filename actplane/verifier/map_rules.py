@@ -49,10 +49,9 @@ _SLEEPABLE_MAPS: Final = {
 def check_maps(v: Verification) -> None:
     """Refuse references to maps that this program may not use, or that are not there."""
     seen: set[str] = set()
-    slot = 0
-    for insn in v.program.insns:
+    for slot, insn in v.code.layout.insns_of({LD_IMM64}):
         symbol = insn.symbol
-        if isinstance(symbol, MapFd | MapValue) and insn.code == LD_IMM64:
+        if symbol is not None and isinstance(symbol, MapFd | MapValue):
             facts = v.subject.maps.get(symbol.name)
             if facts is None:
                 refuse("bad-map", slot, f"there is no map {symbol.name!r}")
@@ -64,7 +63,6 @@ def check_maps(v: Verification) -> None:
             if symbol.name not in seen:
                 seen.add(symbol.name)
                 _check_map(v, slot, facts)
-        slot += insn.slots
     if len(seen) > MAX_MAPS:
         refuse("bad-map", -1, f"{len(seen)} maps, a program may use {MAX_MAPS}")
 

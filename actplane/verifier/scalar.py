@@ -139,10 +139,15 @@ def constant(number: int) -> Range:
     unsigned = number & U64
     found = _constants.get(unsigned)
     if found is None:
+        # Programs are full of numbers, so this does by hand what `Range` does with bounds.
+        found = _constants[unsigned] = Range.__new__(Range)
         low = unsigned & U32
-        signed, signed_low = signed64(unsigned), signed32(low)
-        bounds = (unsigned, 0, unsigned, unsigned, signed, signed, low, low, signed_low, signed_low)
-        found = _constants[unsigned] = Range(bounds)
+        found.value = found.umin = found.umax = unsigned
+        found.smin = found.smax = unsigned - (1 << 64) if unsigned & _BIT63 else unsigned
+        found.u32min = found.u32max = low
+        found.s32min = found.s32max = low - (1 << 32) if low & _BIT31 else low
+        found.mask = 0
+        found.is_const = True
     return found
 
 

@@ -6,7 +6,6 @@ from typing import Final
 
 from actplane.asm.isa import CALL
 from actplane.asm.uapi import ProgType
-from actplane.verifier.flow import called_function
 from actplane.verifier.refusals import refuse
 from actplane.verifier.verification import Verification
 
@@ -32,10 +31,8 @@ def check(v: Verification) -> None:
     calls: dict[int, list[int]] = {start: [] for start in code.starts}
     tails = v.subject.notes.get("tail_calls", set())
     asynchronous = v.subject.notes.get("async_callbacks", set())
-    for slot, insn in enumerate(code.at):
-        target = called_function(slot, insn) if insn is not None else None
-        runs_here = insn is not None and (insn.code == CALL or target not in asynchronous)
-        if target is not None and runs_here:
+    for slot, target in code.called.items():
+        if code.layout.opcodes[slot] == CALL or target not in asynchronous:
             calls[code.starts[code.function_of[slot]]].append(target)
     has_private = v.profile.at_least(6, 13) and v.prog_type in _PRIVATE_STACK_TYPES and not tails
     for root in [0, *sorted(asynchronous)]:

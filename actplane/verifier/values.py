@@ -37,14 +37,19 @@ class Scalar:
 UNKNOWN_SCALAR: Final[Scalar] = Scalar(UNKNOWN)
 
 _plain: dict[Range, Scalar] = {}
+_PLAIN_LIMIT: Final = 120_000
+
+
+def forget() -> None:
+    """Drop remembered scalars if there are many."""
+    if len(_plain) > _PLAIN_LIMIT:
+        _plain.clear()
 
 
 def scalar(range_: Range) -> Scalar:
     """Return the scalar of a range that is linked with no other."""
     found = _plain.get(range_)
     if found is None:
-        if len(_plain) > 200_000:
-            _plain.clear()
         found = _plain[range_] = Scalar(range_)
     return found
 

@@ -31,6 +31,15 @@ GPL_COMPATIBLE: Final = frozenset(
 )
 
 
+def refusal(id_: str, claim: str) -> Handler:
+    """Return the handler of an instruction that is refused wherever a path reaches it."""
+
+    def handler(state: State) -> int:
+        refuse(id_, state.slot, claim)
+
+    return handler
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """How a program is verified, beside what it is."""

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
-from actplane.asm.isa import CALL, LD_IMM64, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC_CALL
+from actplane.asm.isa import CALL, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC_CALL
 from actplane.asm.program import MapSpec, Program
 from actplane.asm.uapi import AttachType, ProgType
 from actplane.verifier import (
@@ -23,11 +23,12 @@ from actplane.verifier import (
     scalar,
     stack_depth,
     struct_ops,
+    values,
 )
 from actplane.verifier.engine import Engine
-from actplane.verifier.flow import Code
+from actplane.verifier.flow import NAMES_FUNCTION, Code, Layout
 from actplane.verifier.global_functions import GlobalFunction
-from actplane.verifier.instruction_versions import why_refused_unseen
+from actplane.verifier.instruction_versions import fields_of, refusable_unseen, why_refused_unseen
 from actplane.verifier.log import insn_text, state_text
 from actplane.verifier.maps import map_facts
 from actplane.verifier.profiles import DEFAULT, KernelProfile
@@ -62,10 +63,10 @@ def verify(
     profile = profile or DEFAULT
     options = options or Options()
     started = time.perf_counter()
-    for module in (arith, compare, scalar):
-        module.forget()
     with _paused_collector():
         report = _judge(Subject(program, {}, types, own), maps, profile, options)
+        for module in (arith, compare, scalar, values):
+            module.forget()
     return replace(report, statistics=replace(report.statistics, seconds=time.perf_counter() - started))
 
 
@@ -90,12 +91,13 @@ def _judge(subject: Subject, maps: Mapping[str, MapSpec], profile: KernelProfile
     program, own = subject.program, subject.own
     try:
         subject.maps.update((name, map_facts(name, spec, own)) for name, spec in maps.items())
-        _check_program(program, profile, options)
+        layout = Layout(program.insns)
+        _check_program(program, layout, profile, options)
         thrown = exceptions.find_callback(own, profile)
         subject.notes["exception_callback"] = thrown
         roots = () if thrown is None else (thrown,)
-        _check_unseen(program, profile)
-        code = Code(program.insns, allows_loops=options.is_privileged, roots=roots)
+        _check_unseen(layout, profile)
+        code = Code(layout, allows_loops=options.is_privileged, roots=roots)
         is_operation = program.prog_type is ProgType.BPF_PROG_TYPE_STRUCT_OPS
         subject.attach = (struct_ops if is_operation else attach).find(program, subject.types, profile)
         v = Verification(subject, code, profile, options)
@@ -147,14 +149,14 @@ _SLEEPABLE_TYPES: Final = frozenset(
 )
 
 
-def _check_program(program: Program, profile: KernelProfile, options: Options) -> None:
+def _check_program(program: Program, layout: Layout, profile: KernelProfile, options: Options) -> None:
     if not program.insns:
         refuse("falls-off-end", -1, "the program has no instructions")
     limit = profile.max_program_slots if options.is_privileged else UNPRIVILEGED_SLOTS
     if not options.is_privileged:
-        _check_unprivileged(program)
-    if program.slots > limit:
-        refuse("program-too-large", -1, f"{program.slots} instructions, {limit} are allowed")
+        _check_unprivileged(program, layout)
+    if layout.size > limit:
+        refuse("program-too-large", -1, f"{layout.size} instructions, {limit} are allowed")
     kind, target = program.prog_type, program.attach_type
     if kind is ProgType.BPF_PROG_TYPE_EXT:
         refuse("target-not-modelled", -1, "an EXT program replaces a function of another program, which is not given")
@@ -173,26 +175,25 @@ def _check_program(program: Program, profile: KernelProfile, options: Options) -
 _UNPRIVILEGED_TYPES: Final = frozenset({ProgType.BPF_PROG_TYPE_SOCKET_FILTER, ProgType.BPF_PROG_TYPE_CGROUP_SKB})
 
 
-def _check_unprivileged(program: Program) -> None:
+def _check_unprivileged(program: Program, layout: Layout) -> None:
     """Refuse kinds of programs, and calls, that need CAP_BPF."""
     if program.prog_type not in _UNPRIVILEGED_TYPES:
         kind = program.prog_type.name.removeprefix("BPF_PROG_TYPE_")
         refuse("privileged-only", -1, f"a {kind} program is for privileged users only")
-    slot = 0
-    for insn in program.insns:
-        is_function = insn.code == LD_IMM64 and insn.src == PSEUDO_FUNC
-        if is_function or (insn.code == CALL and insn.src in (PSEUDO_CALL, PSEUDO_KFUNC_CALL)):
+    for slot, insn in layout.insns_of(NAMES_FUNCTION):
+        if insn.src in ((PSEUDO_CALL, PSEUDO_KFUNC_CALL) if insn.code == CALL else (PSEUDO_FUNC,)):
             refuse("privileged-only", slot, "functions, of the program or of the kernel, are for privileged users only")
-        slot += insn.slots
 
 
-def _check_unseen(program: Program, profile: KernelProfile) -> None:
-    slot = 0
-    for insn in program.insns:
-        why = why_refused_unseen(insn, profile)
-        if why:
-            refuse("bad-instruction", slot, why)
-        slot += insn.slots
+def _check_unseen(layout: Layout, profile: KernelProfile) -> None:
+    passed: set[tuple[Any, ...]] = set()
+    for slot, insn in layout.insns_of(refusable_unseen(profile)):
+        fields = fields_of(insn)
+        if fields not in passed:
+            why = why_refused_unseen(insn, profile)
+            if why:
+                refuse("bad-instruction", slot, why)
+            passed.add(fields)
 
 
 def _refusal(engine: Engine | None, program: Program, refused: Refused) -> Refusal:
