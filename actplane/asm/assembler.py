@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 
-from actplane.asm.build import call_sub, ld_map_fd, ld_map_value
+from actplane.asm.build import call_sub, ld_map_fd
 from actplane.asm.directives import (
     DATA,
     Arguments,
@@ -22,49 +22,41 @@ from actplane.asm.directives import (
     ProgramHeader,
     read_bytes,
     read_data,
+    read_jump_table,
     read_map,
     read_prog,
     read_section,
 )
-from actplane.asm.encoding import decode
-from actplane.asm.insn import FunctionAddress, Insn, Label, MapValue, Subprogram, form_of, place
-from actplane.asm.isa import CALL, EXIT, LD_IMM64, Kind
-from actplane.asm.labels import FunctionHere, Item, LabelHere, try_resolve
+from actplane.asm.insn import FunctionAddress, Insn, Label, Subprogram, form_of, place
+from actplane.asm.isa import EXIT, LD_IMM64, Kind
+from actplane.asm.jump_tables import jump_table
+from actplane.asm.labels import FunctionHere, Item, LabelHere, label_slots, try_resolve
+from actplane.asm.listing import (
+    ADDRESSED,
+    CODED,
+    LLVM_DIRECTIVES,
+    LLVM_NOISE,
+    OPCODES,
+    RELOCATION,
+    SUMMARY,
+    decoded,
+    has_name,
+    with_map,
+    without_annotation,
+    without_state,
+)
 from actplane.asm.operands import Reg
 from actplane.asm.program import MapSpec, Object, Program
 from actplane.asm.statement import Operands, StatementError, evaluate
 from actplane.asm.syntax import explain, shape_of, table
 from actplane.asm.uapi import HelperId, ProgType
-from actplane.errors import AssembleError, DecodeError
+from actplane.errors import AssembleError
 from actplane.source import Diagnostic, Source, Span
 
-# A line of a verifier log or of bpftool: slot, live registers perhaps, code; bpftool writes BUG_ and
-# the code for an instruction that it does not know.
-_CODED = re.compile(
-    r"^[ \t]*(?P<slot>\d+): (?:(?:[.\d]{11} )?\((?P<code>[0-9a-f]{2})\)|BUG_(?:\w+_)?(?P<unknown>[0-9a-f]{2}))[ \t]*",
-    re.MULTILINE,
-)
-_BYTES = r"[0-9a-f]{2}(?: [0-9a-f]{2}){7}(?:(?: [0-9a-f]{2}){8})?"
-# What `bpftool prog dump xlated opcodes` writes below such a line.
-_OPCODES = re.compile(rf"{_CODED.pattern}[^\n]*\n[ \t]+(?P<bytes>{_BYTES})[ \t]*$", re.MULTILINE)
-# A line of llvm-objdump: the slot, then the 8 or 16 bytes, then the text.
-_ADDRESSED = re.compile(rf"\s*\d+:\s+(?:(?P<bytes>{_BYTES})(?:\s+|\Z))?")
-_RELOCATION = re.compile(r"\s*[0-9a-f]{16}:\s+R_BPF_64_(?P<kind>64|32)\s+(?P<name>\S+)\Z")
 _LABEL = re.compile(r"\s*(?P<name>[A-Za-z_.$][\w.$]*)\s*:(?![:\w])\s*")
 _DIRECTIVE = re.compile(r"(?P<name>\.[A-Za-z]\w*)(?=\s|\Z)\s*")
 # The code of a line: up to a comment. A # directly behind a word is no comment (`call name#1`).
 _CODE = re.compile(r"""(?:[^;#/"']+|"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])'|(?<=\S)\#(?=[\w-])|/(?!/))*""")
-# What follows an operand there: LLVM's `<label>`, bpftool's `pc+3#bpf_prog_...`.
-_ANNOTATION = re.compile(r"\s+<[^<>]*>\Z|(?P<distance>\bpc[-+]\d+)#\S+\Z")
-# What a verifier log says behind the address of a map.
-_MAP_STATE = re.compile(
-    r"R\d+(?:_[rw]+)?=map_(?P<kind>ptr|value)\((?:[^()]*\bmap=(?P<name>[\w.]+))?(?:[^()]*\boff=(?P<off>\d+))?"
-)
-_SUMMARY = re.compile(r"processed \d+ insns ")
-_LLVM_NOISE = re.compile(r"[0-9a-f]{16} <.*>:|Disassembly of section |.*\bfile format elf64-bpf")
-_LLVM_DIRECTIVES = frozenset(
-    (".text", ".globl", ".global", ".p2align", ".type", ".size", ".ident", ".addrsig", ".addrsig_sym", ".file")
-)
 
 
 def assemble(text: str | Source, *, name: str = "<asm>", prog_type: ProgType | None = None) -> Program:
@@ -109,13 +101,15 @@ class _Assembler:
         self._programs: list[Program] = []
         self._maps: list[MapSpec] = []
         self._map: MapHeader | None = None
+        self._jump_tables: list[tuple[str, str, list[Span]]] = []
+        """Of the program so far: name, function, and where the labels stand in the text."""
         self._constants: dict[str, int] = {}
         self._known: dict[str, Insn] = {}
         self._known_codes: dict[str, Insn] = {}
-        self._is_listing = _CODED.search(source.text) is not None
+        self._is_listing = CODED.search(source.text) is not None
         self._by_slot: dict[int, Insn] = {}
         self._has_unread = False
-        self._bytes_below = {found.start(): found["bytes"] for found in _OPCODES.finditer(source.text)}
+        self._bytes_below = {found.start(): found["bytes"] for found in OPCODES.finditer(source.text)}
         self._tables = (table(True), table(False))
 
     def run(self) -> Object:
@@ -144,7 +138,7 @@ class _Assembler:
 
     def _line(self, line: str, at: int) -> None:
         try:
-            if self._is_listing and (found := _CODED.match(line)) is not None:
+            if self._is_listing and (found := CODED.match(line)) is not None:
                 self._listed(found, line, at)
             elif not self._is_listing or line.lstrip().startswith("."):
                 self._written(line, at)
@@ -155,9 +149,9 @@ class _Assembler:
         """A line of a person's, or of LLVM's disassembler."""
         code, start = _without_comment(line), 0
         if ":" in code:
-            if _LLVM_NOISE.match(code):
+            if LLVM_NOISE.match(code):
                 return
-            if (relocation := _RELOCATION.match(code)) is not None:
+            if (relocation := RELOCATION.match(code)) is not None:
                 self._relocate(relocation)
                 return
             while (label := _LABEL.match(code, start)) is not None:
@@ -203,7 +197,7 @@ class _Assembler:
         got = repr(word[0]) if word else "the end of the line"
         width = len(word[0]) if word else 1
         where = first + mismatch.column
-        if _SUMMARY.match(text):
+        if SUMMARY.match(text):
             hint = "a log of level 2 shows every instruction, one of level 1 only those of a refused program"
             raise StatementError("a verifier log without instructions", first, first + len(text), hint)
         if mismatch.column == 0:
@@ -212,15 +206,15 @@ class _Assembler:
 
     def _addressed(self, code: str, at: int) -> None:
         """A line of llvm-objdump: what its bytes say counts, its text must not contradict them."""
-        found = _ADDRESSED.match(code)
+        found = ADDRESSED.match(code)
         if found is None:
             raise StatementError("unknown line", 0, len(code), "a statement begins like `r0 = 1`")
-        text = _without_annotation(code)
+        text = without_annotation(code)
         if found["bytes"] is None:
             insn, first, last = self._statement(text, found.end(), None)
             self._items.append(self._placed(insn, at + first, at + last))
             return
-        insn = _decoded(found["bytes"], *found.span("bytes"))
+        insn = decoded(found["bytes"], *found.span("bytes"))
         if found.end() < len(text):
             said, first, last = self._statement(text, found.end(), insn.code)
             # LLVM writes every call `call N`, whatever N counts, and leaves the source of ld_imm64 out.
@@ -261,16 +255,16 @@ class _Assembler:
 
     def _coded(self, found: re.Match[str], line: str, at: int) -> Insn:
         below = self._bytes_below.get(at)
-        if below is not None and not _has_name(below):
-            return self._placed(_decoded(below, found.end(), len(line)), at + found.end(), at + len(line))
+        if below is not None and not has_name(below):
+            return self._placed(decoded(below, found.end(), len(line)), at + found.end(), at + len(line))
         if found["code"] is None:
             hint = "take `bpftool prog dump xlated ... opcodes`, whose bytes say it"
             raise StatementError("bpftool did not know this instruction", found.end("slot") + 2, len(line), hint)
         number = int(found["code"], 16)
-        text = _without_annotation(_without_state(line.partition(";")[0].rstrip()))
+        text = without_annotation(without_state(line.partition(";")[0].rstrip()))
         insn, first, last = self._statement(text, found.end(), number)
         if number == LD_IMM64:
-            insn = _with_map(insn, line[last:])
+            insn = with_map(insn, line[last:])
         if insn.code != number:
             raise StatementError(f"the code beside it is {number:#04x}: `{insn}` has {insn.code:#04x}", first, last)
         return self._placed(insn, at + first, at + last)
@@ -326,11 +320,18 @@ class _Assembler:
                 if word.text in HelperId.__members__:
                     raise word.error(f"{word.text} is the name of a helper")
                 self._items.append(FunctionHere(word.text, here))
+            case ".jumptable":
+                self._end_map()
+                word, labels = read_jump_table(arguments)
+                self._check_map_name(word.text, here)
+                function = next((item.name for item in reversed(self._items) if isinstance(item, FunctionHere)), "")
+                places = [Span(self.source, at + label.start, at + label.end) for label in labels]
+                self._jump_tables.append((word.text, function, places))
             case ".map":
                 self._begin_map(read_map(arguments), here)
             case ".data" | ".rodata":
                 self._begin_map(read_data(arguments), here)
-            case _ if name not in _LLVM_DIRECTIVES:
+            case _ if name not in LLVM_DIRECTIVES:
                 raise DirectiveError(f"unknown directive {name}", first, first + len(name), _DIRECTIVES_HINT)
 
     def _equ(self, code: str, start: int, at: int) -> None:
@@ -362,6 +363,7 @@ class _Assembler:
         for problem in problems:
             span = problem.item.span
             self.problems.append(Diagnostic(_name_span(span, problem.item), problem.message))
+        self._end_jump_tables(items)
         if not insns and self.headers:
             span = self.headers[-1]
             self._error(span.start, span.end, f"program {self._header.name!r} has no instruction")
@@ -379,11 +381,25 @@ class _Assembler:
             )
         )
 
+    def _end_jump_tables(self, items: list[Item]) -> None:
+        tables, self._jump_tables = self._jump_tables, []
+        slots = label_slots(items) if tables else {}
+        for name, function, labels in tables:
+            for label in labels:
+                if (function, label.text) not in slots:
+                    self._error(label.start, label.end, f"label {label.text!r} is not defined")
+            self._maps.append(jump_table(name, (slots.get((function, label.text), 0) for label in labels)))
+
     def _begin_map(self, header: MapHeader, here: Span) -> None:
         self._end_map()
-        if any(spec.name == header.name for spec in self._maps):
-            self._error(here.start, here.end, f"map {header.name!r} is defined twice")
+        self._check_map_name(header.name, here)
         self._map = header
+
+    def _check_map_name(self, name: str, here: Span) -> None:
+        if any(
+            known == name for known in (*(spec.name for spec in self._maps), *(row[0] for row in self._jump_tables))
+        ):
+            self._error(here.start, here.end, f"map {name!r} is defined twice")
 
     def _data(self, arguments: Arguments, here: Span) -> None:
         if self._map is None:
@@ -407,39 +423,12 @@ class _Assembler:
         self._maps.append(MapSpec(header.name, header.type, *sizes, header.flags, contents, header.is_frozen))
 
 
-_DIRECTIVES_HINT = "one of .equ .map .data .rodata .prog .section .func .byte .u16 .u32 .u64 .ascii .asciz .zero .align"
+_DIRECTIVES_HINT = (
+    "one of .equ .map .data .rodata .prog .section .func .jumptable .byte .u16 .u32 .u64 .ascii .asciz .zero .align"
+    " .hex"
+)
 
 _AMBIGUOUS = (Kind.LD_IMM64, Kind.CALL_HELPER, Kind.CALL_SUBPROGRAM, Kind.CALL_KFUNC)
-
-
-def _has_name(digits: str) -> bool:
-    """Whether an instruction names what its bytes hold as a number of the kernel that runs: a function, a map."""
-    code, source = int(digits[:2], 16), int(digits[3], 16)
-    return code == CALL or (code == LD_IMM64 and source != 0)
-
-
-def _decoded(digits: str, start: int, end: int) -> Insn:
-    """Return the instruction that the bytes beside or below a text are; [start, end) is the place of an error."""
-    try:
-        (insn,) = decode(bytes.fromhex(digits))
-    except DecodeError as problem:
-        raise StatementError(str(problem), start, end) from None
-    return insn
-
-
-def _with_map(insn: Insn, said: str) -> Insn:
-    """
-    A verifier log shows the address of a map, and behind it that it is one.
-
-    Newer kernels say its name too; without one, the address is the name, for all that load the same map.
-    """
-    found = _MAP_STATE.search(said)
-    if found is None or insn.symbol is not None:
-        return insn
-    name = found["name"] or f"{insn.imm:#x}"
-    if found["kind"] == "ptr":
-        return ld_map_fd(Reg(insn.dst), name)
-    return ld_map_value(Reg(insn.dst), MapValue(name, int(found["off"] or 0)))
 
 
 def _without_comment(line: str) -> str:
@@ -447,16 +436,6 @@ def _without_comment(line: str) -> str:
         found = _CODE.match(line)
         line = found[0] if found else line
     return line.rstrip()
-
-
-def _without_state(code: str) -> str:
-    """Cut off the state at the target, which a verifier log may say behind a jump."""
-    before, distance, after = code.partition(" pc")
-    return f"{before} pc{after.split(maxsplit=1)[0]}" if distance and " " in after else code
-
-
-def _without_annotation(code: str) -> str:
-    return _ANNOTATION.sub(r"\g<distance>", code) if code.endswith(">") or "#" in code else code
 
 
 def _either(words: tuple[str, ...]) -> str:

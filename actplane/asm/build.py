@@ -287,6 +287,15 @@ def gotol(target: Target) -> Insn:
     return checked(_BY_NAME["gotol"], imm=imm, symbol=symbol)
 
 
+def gotox(dst: Reg) -> Insn:
+    """
+    Jump to the instruction whose address is in dst: one that was loaded from an array of instructions.
+
+    Source: Linux 6.19, kernel/bpf/verifier.c (check_indirect_jump); see `jump_tables`.
+    """
+    return checked(_BY_NAME["gotox"], dst)
+
+
 def may_goto(target: Target) -> Insn:
     """Jump when the kernel's budget for loops is spent."""
     off, symbol = _target(target)

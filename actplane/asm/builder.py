@@ -39,6 +39,7 @@ from actplane.asm.build import (
     call_kfunc,
     call_sub,
     exit_,
+    gotox,
     ja,
     jmp,
     ld_func,
@@ -58,7 +59,8 @@ from actplane.asm.disasm import format_insn
 from actplane.asm.encoding import encode
 from actplane.asm.insn import FunctionAddress, Insn, Kfunc, MapFd, MapValue, Subprogram
 from actplane.asm.isa import FORMS, Kind
-from actplane.asm.labels import FunctionHere, Item, LabelHere, resolve
+from actplane.asm.jump_tables import jump_table
+from actplane.asm.labels import FunctionHere, Item, LabelHere, label_slots, resolve
 from actplane.asm.operands import Memory, Reg, Size, Word
 from actplane.asm.program import MapSpec, Object, Program
 from actplane.asm.uapi import AttachType, HelperId, MapType, ProgType
@@ -107,6 +109,7 @@ class Builder:
         self._subprograms: list[list[Item]] = []
         self._items = self._main
         self._maps: list[MapSpec] = []
+        self._jump_tables: list[tuple[str, str, tuple[str, ...]]] = []
         self._labels = 0
 
     # Instructions one by one
@@ -119,9 +122,9 @@ class Builder:
         """Name the place before the next instruction."""
         self.emit(LabelHere(name))
 
-    def goto(self, target: str) -> None:
-        """Jump to a label."""
-        self.emit(ja(target))
+    def goto(self, target: str | Reg) -> None:
+        """Jump to a label, or to the instruction whose address was loaded from a jump table."""
+        self.emit(gotox(target) if isinstance(target, Reg) else ja(target))
 
     def jump_if(self, left: Register, comparison: str, right: Value, target: str) -> None:
         """Jump to a label if a comparison, written as in text (`==`, `s>`, `&`), holds."""
@@ -337,6 +340,12 @@ class Builder:
         self._maps.append(spec)
         return spec
 
+    def jump_table(self, name: str, *labels: str) -> MapValue:
+        """Declare a map of labels of this function; its value is the address of the first, 8 bytes each."""
+        first = self._items[0] if self._items else None
+        self._jump_tables.append((name, first.name if isinstance(first, FunctionHere) else "", labels))
+        return MapValue(name)
+
     def items(self) -> list[Item]:
         """Everything so far: instructions, labels and functions."""
         return [*self._main, *(item for function in self._subprograms for item in function)]
@@ -356,8 +365,15 @@ class Builder:
         )
 
     def object(self) -> Object:
-        """Return the program and its maps."""
-        return Object(tuple(self._maps), (self.program(),))
+        """Return the program and its maps. Raises EncodeError as `program` does."""
+        slots = label_slots(self.items())
+        tables = []
+        for name, function, labels in self._jump_tables:
+            for label in labels:
+                if (function, label) not in slots:
+                    raise EncodeError(f"jump table {name!r}: label {label!r} is not defined")
+            tables.append(jump_table(name, (slots[function, label] for label in labels)))
+        return Object((*self._maps, *tables), (self.program(),))
 
     def __bytes__(self) -> bytes:
         return encode(resolve(self.items())[0], allow_symbols=True)

@@ -7,6 +7,7 @@ live registers) is in `cfg_flow`, its pictures are in `cfg_draw`.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -18,7 +19,7 @@ from actplane.errors import ActplaneError
 
 ENTRY_NAME = "main"
 _LEAVES = (Kind.EXIT,)
-_GOES = (Kind.JA, Kind.GOTOL)
+_GOES = (Kind.JA, Kind.GOTOL, Kind.GOTOX)
 _BRANCHES = (Kind.JUMP, Kind.MAY_GOTO)
 _NAMES_FUNCTION = (Kind.CALL_SUBPROGRAM, Kind.LD_IMM64)
 
@@ -40,6 +41,8 @@ class EdgeKind(Enum):
     """A condition holds."""
     JUMP = "jump"
     """Always."""
+    INDIRECT = "indirect"
+    """If a register has its address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +96,19 @@ class Graph:
     functions: tuple[Function, ...]
     targets: Mapping[int, int]
     """Index of every jump, subprogram call and function address to that of the instruction it leads to."""
+    open_jumps: tuple[int, ...] = ()
+    """Indexes of the indirect jumps of which nothing says where they lead; they have no edges."""
+
+    @property
+    def unreached(self) -> tuple[int, ...]:
+        """The indexes of blocks that no edges lead to from the start of a function."""
+        live = {block for function in self.functions for block in function.blocks}
+        return tuple(block.index for block in self.blocks if block.index not in live)
 
     @property
     def dead(self) -> tuple[int, ...]:
-        """The indexes of blocks that no function reaches."""
-        live = {block for function in self.functions for block in function.blocks}
-        return tuple(block.index for block in self.blocks if block.index not in live)
+        """The indexes of blocks that can never run: those unreached, unless an open jump may lead there."""
+        return () if self.open_jumps else self.unreached
 
     @property
     def dead_insns(self) -> tuple[int, ...]:
@@ -136,7 +146,10 @@ class _Slots:
 
     def target(self, insns: Sequence[Insn], index: int, distance: int) -> int:
         """Return the instruction `distance` slots behind the one after `index`."""
-        slot = self.of_insn[index] + insns[index].slots + distance
+        return self.start(index, self.of_insn[index] + insns[index].slots + distance)
+
+    def start(self, index: int, slot: int) -> int:
+        """Return the instruction at a slot, to which the one at `index` leads."""
         if slot not in self.insn_at:
             where = "the middle of ld_imm64" if 0 <= slot < self.end else f"slot {slot} of {self.end}"
             raise FlowError(index, f"jumps to {where}: expected the start of an instruction")
@@ -156,12 +169,16 @@ def _target(insns: Sequence[Insn], forms: Sequence[Form], index: int, slots: _Sl
     return None
 
 
-def build_graph(program: Program | Iterable[Insn], functions: Mapping[int, str] | None = None) -> Graph:
+def build_graph(
+    program: Program | Iterable[Insn], functions: Mapping[int, str] | None = None, *, jump_slots: Iterable[int] = ()
+) -> Graph:
     """
     Cut a program into basic blocks.
 
     A block ends at jumps and exits and before every target of a jump; calls do not end it. Labels
     and functions must be resolved to offsets; what only the loader knows may still be symbols.
+    `jump_slots` are the slots that the program's jump tables hold (see `jump_tables`): an indirect jump
+    may lead to each of them that is in its function, as kernels have it when they check the flow.
 
     Raises: EncodeError for an invalid instruction; FlowError for a jump to where no instruction
             starts, or a path that runs off the end.
@@ -185,12 +202,29 @@ def build_graph(program: Program | Iterable[Insn], functions: Mapping[int, str] 
     for index, target in targets.items():
         if forms[index].kind in _NAMES_FUNCTION:
             starts.setdefault(target, f"f{target}")
-    blocks = _cut(forms, targets, set(starts))
-    return Graph(insns, forms, blocks, _functions(forms, targets, blocks, starts), targets)
+    indirect = _indirect(forms, slots, sorted(starts), jump_slots)
+    blocks = _cut(forms, targets, indirect, set(starts))
+    open_jumps = tuple(index for index, leads in indirect.items() if not leads)
+    return Graph(insns, forms, blocks, _functions(forms, targets, blocks, starts), targets, open_jumps)
 
 
-def _cut(forms: Sequence[Form], targets: Mapping[int, int], starts: set[int]) -> tuple[Block, ...]:
-    leaders = set(starts)
+def _indirect(
+    forms: Sequence[Form], slots: _Slots, starts: Sequence[int], jump_slots: Iterable[int]
+) -> dict[int, list[int]]:
+    """Return for every indirect jump the instructions that it may lead to."""
+    jumps = [index for index, form in enumerate(forms) if form.kind is Kind.GOTOX]
+    leads = sorted({slots.start(jumps[0], slot) for slot in jump_slots}) if jumps else []
+    functions = [bisect_right(starts, lead) for lead in leads]
+    return {
+        jump: [lead for lead, function in zip(leads, functions, strict=True) if function == bisect_right(starts, jump)]
+        for jump in jumps
+    }
+
+
+def _cut(
+    forms: Sequence[Form], targets: Mapping[int, int], indirect: Mapping[int, Sequence[int]], starts: set[int]
+) -> tuple[Block, ...]:
+    leaders = starts.union(*indirect.values())
     for index, form in enumerate(forms):
         if form.kind in _GOES or form.kind in _BRANCHES or form.kind in _LEAVES:
             leaders.add(index + 1)
@@ -207,6 +241,7 @@ def _cut(forms: Sequence[Form], targets: Mapping[int, int], starts: set[int]) ->
             edges.append(Edge(block_at[target], EdgeKind.TAKEN))
         elif target is not None and kind in _GOES:
             edges.append(Edge(block_at[target], EdgeKind.JUMP))
+        edges.extend(Edge(block_at[lead], EdgeKind.INDIRECT) for lead in indirect.get(end - 1, ()))
         if kind not in _GOES and kind not in _LEAVES:
             if end == len(forms):
                 raise FlowError(end - 1, "the program runs off its end: expected exit or a jump back")

@@ -59,9 +59,11 @@ def draw_text(graph: Graph, *, text_of: TextOf = format_insn, argument_count: Ar
             if mark:
                 canvas.put(route.points[0][0] + 1, route.points[0][1], mark)
         pieces.append(f"{function.name}:\n{canvas.text()}")
-    if graph.dead:
-        dead = [line for number in graph.dead for line in block_lines(graph, graph.blocks[number], text_of)]
-        pieces.append("never reached:\n" + "\n".join(dead))
+    if graph.unreached:
+        rest = [line for number in graph.unreached for line in block_lines(graph, graph.blocks[number], text_of)]
+        jumps = ", ".join(map(str, graph.open_jumps))
+        title = f"reached by the jump at {jumps}, or never" if jumps else "never reached"
+        pieces.append(f"{title}:\n" + "\n".join(rest))
     return "\n\n".join(pieces) + "\n"
 
 
@@ -123,7 +125,8 @@ def _marks(graph: Graph, function: Function) -> list[str]:
     for number in function.blocks:
         edges = graph.blocks[number].edges
         for edge in edges:
-            marks.append(("y" if edge.kind is EdgeKind.TAKEN else "n") if len(edges) == 2 else "")
+            is_choice = edges[0].kind is EdgeKind.TAKEN
+            marks.append(("y" if edge.kind is EdgeKind.TAKEN else "n") if is_choice else "")
     return marks
 
 

@@ -65,7 +65,7 @@ def effects(insn: Insn, form: Form, argument_count: ArgumentCount = _five) -> Ef
             return Effects(src, dst)
         case Kind.JUMP:
             return Effects(dst | operand)
-        case Kind.ST:
+        case Kind.ST | Kind.GOTOX:
             return Effects(dst)
         case Kind.STX | Kind.STORE_RELEASE:
             return Effects(dst | src)

@@ -151,7 +151,7 @@ def liveness(graph: Graph, function: Function, argument_count: ArgumentCount | N
     Return the live registers of every block of a function.
 
     A called subprogram reads those of r1 to r5 that are live at its entry. Without `argument_count`
-    every called helper is taken to read all of them.
+    every called helper is taken to read all of them. Behind an open jump every register may be wanted.
     """
     return _liveness(graph, function, argument_count, _subprogram_reads(graph, argument_count))
 
@@ -186,6 +186,7 @@ def _liveness(
             wanted |= (subprogram_reads[graph.targets[index]] if is_call else effect.reads) & ~written
             written |= effect.writes | effect.destroys
         reads[number], writes[number] = wanted & ~R10_BIT, written
+    is_open = {number for number in function.blocks if graph.blocks[number].end - 1 in graph.open_jumps}
     live_in = dict.fromkeys(function.blocks, 0)
     live_out = dict.fromkeys(function.blocks, 0)
     order = reverse_postorder(graph, function)[::-1]
@@ -193,7 +194,7 @@ def _liveness(
     while has_changed:
         has_changed = False
         for number in order:
-            out = 0
+            out = R10_BIT - 1 if number in is_open else 0
             for target in graph.blocks[number].successors:
                 out |= live_in[target]
             into = reads[number] | out & ~writes[number]

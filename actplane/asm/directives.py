@@ -9,6 +9,7 @@ The directives of the text assembler: programs, functions, maps, data and consta
     .prog    NAME TYPE [attach_type=...] [attach_to=...] [sleepable] [license="GPL"]
     .section "lsm/file_open"           a program by the name libbpf gives its section
     .func    NAME                      a subprogram of the program before it
+    .jumptable NAME LABEL, ...         a map of places in the function before it, for gotox
 
 A type is a name of the kernel's interface, with or without what all of them begin with:
 `ringbuf` is BPF_MAP_TYPE_RINGBUF, `lsm` BPF_PROG_TYPE_LSM.
@@ -275,6 +276,18 @@ def read_map(arguments: Arguments) -> MapHeader:
     )
     arguments.finish()
     return header
+
+
+def read_jump_table(arguments: Arguments) -> tuple[Word, list[Word]]:
+    """Read `.jumptable`: its name, and the labels whose places it holds."""
+    name, labels = arguments.name("the jump table"), arguments.words
+    if not labels:
+        raise DirectiveError(".jumptable: expected a label", arguments.end, arguments.end + 1)
+    found = []
+    for word in labels:
+        for part in re.finditer(r"[^,]+", word.text):
+            found.append(Word(part[0], "", word.start + part.start(), word.start + part.end()))
+    return name, found
 
 
 def read_data(arguments: Arguments) -> MapHeader:

@@ -151,6 +151,10 @@ def _gotol(insn: Insn, form: Form) -> str:
     return f"gotol {_goto(insn, insn.imm)}"
 
 
+def _gotox(insn: Insn, form: Form) -> str:
+    return f"gotox r{insn.dst}"
+
+
 def _may_goto(insn: Insn, form: Form) -> str:
     return f"may_goto {_goto(insn, insn.off)}"
 
@@ -255,6 +259,7 @@ _KERNEL: Mapping[Kind, Formatter] = {
     Kind.END: _end,
     Kind.JA: _ja,
     Kind.GOTOL: _gotol,
+    Kind.GOTOX: _gotox,
     Kind.MAY_GOTO: _may_goto,
     Kind.JUMP: _jump,
     Kind.CALL_HELPER: _call,

@@ -48,6 +48,7 @@ _SIZES = {bits: size.name for size, bits in isa.SIZE_BITS.items()}
 _CODE_NAMES = {
     Kind.JA: "JA",
     Kind.GOTOL: "JA",
+    Kind.GOTOX: "JA",
     Kind.MAY_GOTO: "JCOND",
     Kind.CALL_HELPER: "CALL",
     Kind.CALL_SUBPROGRAM: "CALL",
@@ -201,6 +202,8 @@ def words(insn: Insn, form: Form, *, index: int = 0, target: int | None = None, 
             return f"If {condition}, go on at {goal}, else at {index + 1}."
         case Kind.JA | Kind.GOTOL:
             return f"Go on at {goal}."
+        case Kind.GOTOX:
+            return f"Go on at the instruction whose address is in {dst}, one of an array of instructions."
         case Kind.MAY_GOTO:
             return f"If this frame's budget of iterations is used up, go on at {goal}, else at {index + 1}."
         case Kind.EXIT:

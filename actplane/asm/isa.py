@@ -6,8 +6,8 @@ A `Form` is one way to fill the five fields of an instruction: its code, and for
 reserved and zero (RFC 9669, section 3.1). Everything else in this package (encoding, decoding, the
 text assembler, the disassembler, the property tests) reads the table.
 
-Sources: RFC 9669 by section; include/uapi/linux/bpf.h of Linux 6.18 for what came after it, with
-the reserved fields that kernel/bpf/verifier.c enforces.
+Sources: RFC 9669 by section; include/uapi/linux/bpf.h of Linux 6.18 and 7.2 for what came after it,
+with the reserved fields that kernel/bpf/verifier.c enforces.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Kind(Enum):
     END = "end"
     JA = "ja"
     GOTOL = "gotol"
+    GOTOX = "gotox"
     MAY_GOTO = "may_goto"
     JUMP = "jump"
     CALL_HELPER = "call_helper"
@@ -251,6 +252,8 @@ def _jumps() -> Iterator[Form]:
     uapi = "uapi bpf.h (BPF_JCOND, BPF_MAY_GOTO), Linux 6.9"
     yield Form("ja", Kind.JA, JMP | OP_JA | K, off=SIGNED_16, source=rfc)
     yield Form("gotol", Kind.GOTOL, JMP32 | OP_JA | K, imm=SIGNED_32, source=rfc)
+    indirect = "Linux 6.19, kernel/bpf/verifier.c (check_indirect_jump); LLVM 22"
+    yield Form("gotox", Kind.GOTOX, JMP | OP_JA | X, REGISTER, source=indirect)
     yield Form("may_goto", Kind.MAY_GOTO, JMP | OP_JCOND | K, off=SIGNED_16, source=uapi)
     call, local, kfunc = JMP | OP_CALL | K, _exactly(PSEUDO_CALL), _exactly(PSEUDO_KFUNC_CALL)
     by_btf = "RFC 9669 section 4.3.1; off is an index into fd_array (uapi bpf.h)"
@@ -312,7 +315,7 @@ BY_CODE: dict[int, tuple[Form, ...]] = _index()
 
 # Codes that are one form, or the forms of one kind.
 LD_IMM64 = LD | IMM | SIZE_BITS[Size.DW]
-JA, GOTOL, MAY_GOTO = JMP | OP_JA | K, JMP32 | OP_JA | K, JMP | OP_JCOND | K
+JA, GOTOL, GOTOX, MAY_GOTO = JMP | OP_JA | K, JMP32 | OP_JA | K, JMP | OP_JA | X, JMP | OP_JCOND | K
 CALL, CALLX, EXIT = JMP | OP_CALL | K, JMP | OP_CALL | X, JMP | OP_EXIT | K
 W, H, B, DW = SIZE_BITS.values()
 

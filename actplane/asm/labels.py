@@ -73,6 +73,11 @@ def try_resolve(stream: Iterable[Item]) -> tuple[list[Insn], dict[int, str], lis
     return insns, places.functions, places.problems
 
 
+def label_slots(stream: Iterable[Item]) -> dict[tuple[str, str], int]:
+    """Return the slot of every label by the function that it stands in ("" for the first) and its name."""
+    return _Places(list(stream)).label_slots
+
+
 # Whose distance is in `off`, and whose in `imm`; every call has the code of a helper's.
 _NEAR = (Kind.JA, Kind.JUMP, Kind.MAY_GOTO)
 _FAR = (Kind.GOTOL, Kind.CALL_HELPER, Kind.LD_IMM64)
@@ -90,7 +95,7 @@ class _Places:
         self.functions: dict[int, str] = {}
         self.problems: list[Problem] = []
         self._function_slots: dict[str, int] = {}
-        self._label_slots: dict[tuple[str, str], int] = {}
+        self.label_slots: dict[tuple[str, str], int] = {}
         called = {
             item.symbol.name
             for item in items
@@ -117,14 +122,14 @@ class _Places:
 
     def _define_label(self, item: LabelHere, scope: str, slot: int) -> None:
         is_known = bool(self.problems) and self.problems[-1].item is item
-        if (scope, item.name) in self._label_slots and not is_known:
+        if (scope, item.name) in self.label_slots and not is_known:
             where = f" in {scope!r}" if scope else ""
             self.problems.append(Problem(item, None, f"label {item.name!r} is defined twice{where}"))
-        self._label_slots[scope, item.name] = slot
+        self.label_slots[scope, item.name] = slot
 
     def resolve(self, insn: Insn, index: int, slot: int, scope: str) -> Insn:
         if isinstance(insn.symbol, Label):
-            place, what = self._label_slots.get((scope, insn.symbol.name)), "label"
+            place, what = self.label_slots.get((scope, insn.symbol.name)), "label"
         elif isinstance(insn.symbol, (Subprogram, FunctionAddress)):
             place, what = self._function_slots.get(insn.symbol.name), "function"
         else:

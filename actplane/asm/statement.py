@@ -518,6 +518,10 @@ def goto_long(o: Operands) -> Insn:
     return Insn(_ONLY[Kind.GOTOL].code, imm=slots, symbol=Label(label) if label else None)
 
 
+def goto_register(o: Operands) -> Insn:
+    return Insn(_ONLY[Kind.GOTOX].code, o.register("dst"))
+
+
 _CALL = _ONLY[Kind.CALL_HELPER].code
 _LOCAL, _KFUNC = _ONLY[Kind.CALL_SUBPROGRAM].src.low, _ONLY[Kind.CALL_KFUNC].src.low
 

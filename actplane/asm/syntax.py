@@ -102,6 +102,7 @@ _TEMPLATES: tuple[tuple[str, Build], ...] = (
     ("if dst:RW cmp:CMP value:VALUE goto to:TO", statement.jump),
     ("goto to:TO", statement.goto),
     ("gotol to:TO", statement.goto_long),
+    ("gotox dst:R", statement.goto_register),
     ("may_goto to:TO", statement.may_goto),
     ("call name:NAME # imm:NUM", statement.call_named),
     ("call name:NAME # kfunc", statement.call_kfunc),
@@ -213,7 +214,19 @@ _SAMPLES = (
     *("add", "sub", "mul", "div", "or", "lsh", "rsh", "xor", "neg", "le16", "be16", "swap16", "movsx832"),
     *("ldxw", "stw", "stxw", "jeq", "bswap16", "atomic_xchg", "field(", "enum(", "sizeof("),
     *("map", "btf", "subprog", "addr_space_cast", "atomic_cmpxchg", "atomic64_cmpxchg", "load_acquire"),
-    *("xchg_64", "xchg32_32", "cmpxchg_64", "cmpxchg32_32", "if", "goto", "gotol", "may_goto", "call", "callx"),
+    *(
+        "xchg_64",
+        "xchg32_32",
+        "cmpxchg_64",
+        "cmpxchg32_32",
+        "if",
+        "goto",
+        "gotol",
+        "gotox",
+        "may_goto",
+        "call",
+        "callx",
+    ),
     *("exit", "lock", "store_release", "ld_pseudo", "lddw", "ja", "ja32"),
 )
 

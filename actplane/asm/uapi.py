@@ -90,6 +90,7 @@ class MapType(IntEnum):
     BPF_MAP_TYPE_USER_RINGBUF = 31
     BPF_MAP_TYPE_CGRP_STORAGE = 32
     BPF_MAP_TYPE_ARENA = 33
+    BPF_MAP_TYPE_INSN_ARRAY = 34
 
 
 class ProgType(IntEnum):

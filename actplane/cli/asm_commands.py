@@ -163,8 +163,11 @@ def run_explain(options: argparse.Namespace) -> int:
 def run_cfg(options: argparse.Namespace) -> int:
     from actplane.asm.cfg import build_graph
     from actplane.asm.cfg_draw import draw_svg, draw_text
+    from actplane.asm.jump_tables import jump_slots
 
-    graph = build_graph(chosen_program(read_object(options), options))
+    found = read_object(options)
+    program = chosen_program(found, options)
+    graph = build_graph(program, jump_slots=jump_slots(program, found.maps))
     if options.json:
         text = json.dumps(_graph_facts(graph)) + "\n"
     elif options.svg or (options.output or "").endswith(".svg"):
@@ -217,7 +220,7 @@ def _graph_facts(graph: Any) -> dict[str, Any]:
                 ],
             }
         )
-    return {"functions": functions, "dead_insns": graph.dead_insns}
+    return {"functions": functions, "dead_insns": graph.dead_insns, "open_jumps": graph.open_jumps}
 
 
 def run_step(options: argparse.Namespace) -> int:

@@ -14,9 +14,12 @@ from actplane.asm.isa import (
     CLASS_MASK,
     DIV,
     END,
+    GOTOL,
+    GOTOX,
     JMP,
     JMP32,
     LDX,
+    MAY_GOTO,
     MEMSX,
     MOD,
     MODE_MASK,
@@ -30,10 +33,7 @@ from actplane.asm.isa import (
 from actplane.verifier.profiles import KernelProfile
 
 _ALWAYS: Final = (0, 0)
-_GOTOL: Final = 0x06
-_GOTOX: Final = 0x0D
-_MAY_GOTO: Final = 0xE5
-_JUMPS_SINCE: Final = {_GOTOL: (6, 1), _GOTOX: (6, 19), _MAY_GOTO: (6, 9)}
+_JUMPS_SINCE: Final = {GOTOL: (6, 1), GOTOX: (6, 19), MAY_GOTO: (6, 9)}
 _ADDR_SPACE_CAST: Final = 1
 _LOAD_ACQUIRE_STORE_RELEASE: Final = (0x100, 0x110)
 
@@ -67,7 +67,7 @@ def _alu_since(insn: Insn, kind: int, operation: int) -> tuple[int, int]:
 
 
 _SWAP: Final = ALU64 | END
-_SINCE_LATER: Final = frozenset({_SWAP, _MAY_GOTO})
+_SINCE_LATER: Final = frozenset({_SWAP, MAY_GOTO, GOTOX})
 _CHECKED: Final = frozenset(code for code in range(256) if code & CLASS_MASK in (ALU, ALU64, JMP, JMP32))
 
 fields_of: Final[Callable[[Insn], tuple[Any, ...]]] = attrgetter("code", "dst", "src", "off", "imm", "symbol")
@@ -79,21 +79,27 @@ def refusable_unseen(profile: KernelProfile) -> frozenset[int]:
     return _CHECKED if profile.at_least(7, 1) else _SINCE_LATER
 
 
-def why_refused_unseen(insn: Insn, profile: KernelProfile) -> str:
+def why_refused_unseen(insn: Insn, profile: KernelProfile) -> tuple[str, str] | None:
     """
-    Return why a kernel refuses a program for an instruction that no path reaches, or an empty text: an opcode
-    that it does not know, and since 7.1 any value in a field that the instruction does not use.
+    Return why a program is refused for an instruction that no path reaches, as the id of the refusal and
+    its claim: an opcode that the kernel does not know, since 7.1 any value in a field that the instruction
+    does not use, and an indirect jump, without which nobody knows what paths there are.
 
     >>> from actplane.verifier.profiles import PROFILES
     >>> why_refused_unseen(Insn(0x95, off=1), PROFILES["7.2"])
-    'an instruction uses reserved fields'
+    ('bad-instruction', 'an instruction uses reserved fields')
     """
-    if insn.code in _SINCE_LATER and not profile.at_least(*since(insn)):
-        return f"there is no opcode 0x{insn.code:02x}"
+    first = since(insn)
+    if insn.code in _SINCE_LATER and not profile.at_least(*first):
+        if insn.code == GOTOX:
+            return "bad-instruction", f"kernels know this instruction since Linux {first[0]}.{first[1]}"
+        return "bad-instruction", f"there is no opcode 0x{insn.code:02x}"
     kind = insn.code & CLASS_MASK
     is_checked = profile.at_least(7, 1) and insn.symbol is None and insn.code in _CHECKED
     # Shifts too far and divisions by 0 are seen on the way only.
     is_number = kind in (ALU, ALU64) and not insn.code & X and insn.code & OPERATION_MASK not in (END, NEG)
     if is_checked and find_form(insn.code, insn.dst, insn.src, insn.off, 1 if is_number else insn.imm) is None:
-        return "an instruction uses reserved fields"
-    return ""
+        return "bad-instruction", "an instruction uses reserved fields"
+    if insn.code == GOTOX:
+        return "unsupported", "an indirect jump, which this mirror does not model"
+    return None

@@ -191,8 +191,8 @@ def _check_unseen(layout: Layout, profile: KernelProfile) -> None:
         fields = fields_of(insn)
         if fields not in passed:
             why = why_refused_unseen(insn, profile)
-            if why:
-                refuse("bad-instruction", slot, why)
+            if why is not None:
+                refuse(why[0], slot, why[1])
             passed.add(fields)
 
 

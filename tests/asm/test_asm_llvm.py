@@ -18,7 +18,7 @@ COUNT = 20_000
 # What LLVM 14 does not know at all: v4 of the instruction set, calls that are not of helpers, what clang
 # never emitted until then (mod, jset, stores of numbers).
 TOO_NEW_KINDS = (
-    *(Kind.MOVSX, Kind.LDXSX, Kind.GOTOL, Kind.MAY_GOTO, Kind.ADDR_SPACE_CAST, Kind.CALLX),
+    *(Kind.MOVSX, Kind.LDXSX, Kind.GOTOL, Kind.GOTOX, Kind.MAY_GOTO, Kind.ADDR_SPACE_CAST, Kind.CALLX),
     *(Kind.LOAD_ACQUIRE, Kind.STORE_RELEASE, Kind.CALL_SUBPROGRAM, Kind.CALL_KFUNC, Kind.ST),
 )
 TOO_NEW_OPERATIONS = ("sdiv", "smod", "bswap", "mod", "jset")

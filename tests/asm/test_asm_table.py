@@ -57,7 +57,7 @@ def is_number(node: ast.AST) -> bool:
 
 def literal_opcodes(tree: ast.AST) -> list[int]:
     """
-    Lines where a number is compared with a code or masks one, also where the code went through
+    Lines where a number is compared with a code (a range is none) or masks one, also where the code went through
     variables; where a table with numbers for keys is asked for one; where a number is the code of an
     Insn; and where a name of the table of instructions is given to a number again.
     """
@@ -94,7 +94,9 @@ def literal_opcodes(tree: ast.AST) -> list[int]:
     lines: list[int] = []
     for node in ast.walk(tree):
         sides: list[ast.AST] = []
-        if isinstance(node, ast.Compare):
+        if isinstance(node, ast.Compare) and any(
+            isinstance(op, ast.Eq | ast.NotEq | ast.In | ast.NotIn) for op in node.ops
+        ):
             sides = [node.left, *node.comparators]
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitAnd | ast.BitOr):
             sides = [node.left, node.right]

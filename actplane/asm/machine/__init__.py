@@ -1,9 +1,9 @@
 """The interpreter: the reference meaning of every instruction, and enough of a kernel to run programs in."""
 
 from actplane.asm.machine.execution import Execution, Outcome, Step
-from actplane.asm.machine.faults import Fault, InstructionLimit
-from actplane.asm.machine.machine import DEFAULT_LIMIT, LoadedProgram, LoadError, Machine
-from actplane.asm.machine.maps import LpmTrieMap, Map, MapOfMaps, PerCpuMap, ProgArrayMap
+from actplane.asm.machine.faults import Fault, InstructionLimit, LoadError
+from actplane.asm.machine.machine import DEFAULT_LIMIT, LoadedProgram, Machine
+from actplane.asm.machine.maps import JumpTableMap, LpmTrieMap, Map, MapOfMaps, PerCpuMap, ProgArrayMap
 from actplane.asm.machine.memory import Memory, Region
 from actplane.asm.machine.registry import Callback, CallbackHelper
 from actplane.asm.machine.storage import LocalStorageMap
@@ -17,6 +17,7 @@ __all__ = [
     "Execution",
     "Fault",
     "InstructionLimit",
+    "JumpTableMap",
     "LoadError",
     "LoadedProgram",
     "LocalStorageMap",

@@ -290,6 +290,14 @@ class Execution:
         data = self.packet.load(offset, size)
         return None if data is None else int.from_bytes(data, "big")
 
+    def jump(self, insn_index: int, address: int) -> Unit:
+        """gotox: go on at an address that the jump tables of the function hold."""
+        program = self.frame.program
+        target = program.linkage.jumps[insn_index].get(address)
+        if target is None:
+            raise Fault(f"{self.machine.memory.name_of(address)} is in no jump table of this function")
+        return self._unit(program, target)
+
     def enter(self, entry: int, return_to: int) -> Unit:
         """Call a function of the running program."""
         return self._enter(self.frame.program, entry, return_to, tuple(self.registers[1:6]))

@@ -1,4 +1,4 @@
-"""What a running program can do wrong, and where it did it."""
+"""What a program can do wrong when it is loaded or runs, and where it did it."""
 
 from __future__ import annotations
 
@@ -49,3 +49,7 @@ class Fault(ActplaneError):
 
 class InstructionLimit(Fault):
     """A run took more instructions than it was given."""
+
+
+class LoadError(ActplaneError):
+    """A program refers to what its machine does not have."""

@@ -16,22 +16,14 @@ from functools import cached_property
 from itertools import count
 from typing import Any
 
-from actplane.asm.cfg import Graph, build_graph
+from actplane.asm.cfg import Graph
 from actplane.asm.disasm import format_insn
-from actplane.asm.insn import EnumValue, Field, Insn, Kfunc, MapFd, MapValue, TypeSize
-from actplane.asm.isa import (
-    PSEUDO_BTF_ID,
-    PSEUDO_FUNC,
-    PSEUDO_MAP_FD,
-    PSEUDO_MAP_IDX,
-    PSEUDO_MAP_IDX_VALUE,
-    PSEUDO_MAP_VALUE,
-    Kind,
-)
+from actplane.asm.insn import EnumValue, Field, Insn, TypeSize
 from actplane.asm.machine import helpers_dynptr, helpers_kernel, helpers_maps, helpers_packet
 from actplane.asm.machine.arithmetic import byte_swap, sdiv, sign_extend, smod
 from actplane.asm.machine.execution import MAX_STACK_BYTES, Execution, Outcome, Unit
-from actplane.asm.machine.faults import Fault
+from actplane.asm.machine.faults import Fault, LoadError
+from actplane.asm.machine.linker import Linker
 from actplane.asm.machine.maps import KEYED_MAPS, ArenaMap, Map
 from actplane.asm.machine.memory import ADDRESS_MASK, LOADERS, SIGNED_LOADERS, STORERS, Memory, Region
 from actplane.asm.machine.packets import POINTER_FIELDS, Packet
@@ -41,8 +33,7 @@ from actplane.asm.machine.streams import STREAM_MAPS, RingBufferMap
 from actplane.asm.machine.tasks import Task
 from actplane.asm.machine.translate import Linkage, Source, translate
 from actplane.asm.program import MapSpec, Program
-from actplane.asm.uapi import HelperId, MapType, ProgType
-from actplane.errors import ActplaneError
+from actplane.asm.uapi import MapType, ProgType
 
 DEFAULT_LIMIT = 1_000_000
 """Instructions a run may take: what the verifier explores at most (BPF_COMPLEXITY_LIMIT_INSNS)."""
@@ -53,10 +44,6 @@ BUILT_IN_HELPERS: Mapping[int, Helper] = HELPERS
 BUILT_IN_KFUNCS: Mapping[str, Helper] = KFUNCS
 
 MAP_TYPES: dict[MapType, type[Map]] = {**KEYED_MAPS, **STREAM_MAPS, **STORAGE_MAPS}
-
-
-class LoadError(ActplaneError):
-    """A program refers to what its machine does not have."""
 
 
 class Generated:
@@ -321,12 +308,11 @@ class Machine:
         for index, insn in enumerate(program.insns):
             if isinstance(insn.symbol, Field | EnumValue | TypeSize):
                 raise LoadError(f"{program.name}: insn {index}: {insn.symbol} is not resolved: relocate() does it")
-        graph = build_graph(program)
-        number = next(self._numbers)
-        linker = _Linker(self, program, graph, map_numbers or {}, kfunc_numbers or {}, number)
+        linker = Linker(self, program, map_numbers or {}, kfunc_numbers or {})
         fields = POINTER_FIELDS.get(program.prog_type, {})
-        linkage = Linkage(linker.constants(), linker.helpers(), fields, self.has_zero_reads)
-        loaded = LoadedProgram(self, program, linkage, graph, number)
+        jumps = linker.jumps()
+        linkage = Linkage(linker.constants(), linker.helpers(), fields, jumps, self.has_zero_reads)
+        loaded = LoadedProgram(self, program, linkage, linker.graph, next(self._numbers))
         for entry, address in linker.functions.items():
             self._functions[address] = loaded, entry
         return loaded
@@ -400,102 +386,3 @@ class Machine:
         """addr_space_cast to the arena; null stays null."""
         low = pointer & 0xFFFFFFFF
         return self.arena_user_base | low if low else 0
-
-
-class _Linker:
-    """Finds what the instructions of one program refer to."""
-
-    def __init__(
-        self,
-        machine: Machine,
-        program: Program,
-        graph: Graph,
-        map_numbers: Mapping[int, str],
-        kfunc_numbers: Mapping[int, str],
-        number: int,
-    ) -> None:
-        self.machine = machine
-        self.program = program
-        self.graph = graph
-        self.map_numbers = map_numbers
-        self.kfunc_numbers = kfunc_numbers
-        self.functions: dict[int, int] = {}
-        """First instruction of every function whose address is taken, and that address."""
-
-    def constants(self) -> dict[int, int]:
-        """Return what every ld_imm64 loads."""
-        return {
-            index: self._constant(index, insn) & ADDRESS_MASK
-            for index, insn in enumerate(self.program.insns)
-            if self.graph.forms[index].kind is Kind.LD_IMM64
-        }
-
-    def _constant(self, index: int, insn: Insn) -> int:
-        match insn.src:
-            case 0:
-                return insn.imm
-            case source if source in (PSEUDO_MAP_FD, PSEUDO_MAP_IDX):
-                return self._map(index, insn).address
-            case source if source in (PSEUDO_MAP_VALUE, PSEUDO_MAP_IDX_VALUE):
-                symbol = insn.symbol
-                offset = symbol.offset_bytes if isinstance(symbol, MapValue) else insn.imm >> 32
-                return self._map(index, insn).direct_value() + offset
-            case source if source == PSEUDO_FUNC:
-                return self._function_address(self.graph.targets[index])
-            case source if source == PSEUDO_BTF_ID:
-                address = self.machine.variables.get(insn.imm & 0xFFFFFFFF)
-                if address is None:
-                    raise self._error(index, f"kernel variable with BTF id {insn.imm & 0xFFFFFFFF} is not known")
-                return address
-            case _:
-                raise self._error(index, f"pseudo source {insn.src} is not simulated")
-
-    def _map(self, index: int, insn: Insn) -> Map:
-        symbol = insn.symbol
-        number = insn.imm & 0xFFFFFFFF
-        name = symbol.name if isinstance(symbol, MapFd | MapValue) else self.map_numbers.get(number)
-        if name is None:
-            raise self._error(index, f"map number {number} has no name: give map_numbers={{{number}: NAME}}")
-        found = self.machine.maps.get(name)
-        if found is None:
-            known = ", ".join(self.machine.maps) or "none"
-            raise self._error(index, f"map {name!r} is not in the machine: it has {known}")
-        return found
-
-    def _function_address(self, entry: int) -> int:
-        if entry not in self.functions:
-            name = self.program.functions.get(entry, f"f{entry}")
-            self.functions[entry] = self.machine.memory.add(f"function {name}", 0).address
-        return self.functions[entry]
-
-    def helpers(self) -> dict[int, Helper]:
-        """Return what every call of a helper or kfunc calls."""
-        found = {}
-        for index, insn in enumerate(self.program.insns):
-            kind = self.graph.forms[index].kind
-            if kind is Kind.CALL_HELPER and insn.imm != HelperId.bpf_tail_call:
-                found[index] = self._helper(index, insn)
-            elif kind is Kind.CALL_KFUNC:
-                found[index] = self._kfunc(index, insn)
-        return found
-
-    def _helper(self, index: int, insn: Insn) -> Helper:
-        helper = self.machine.helper(insn.imm)
-        if helper is None:
-            known = insn.imm in HelperId.__members__.values()
-            name = HelperId(insn.imm).name if known else f"helper {insn.imm}"
-            raise self._error(index, f"{name} is not simulated: register it with register_helper({insn.imm}, ...)")
-        return helper
-
-    def _kfunc(self, index: int, insn: Insn) -> Helper:
-        symbol = insn.symbol
-        name = symbol.name if isinstance(symbol, Kfunc) else self.kfunc_numbers.get(insn.imm)
-        if name is None:
-            raise self._error(index, f"kfunc with BTF id {insn.imm} has no name: give kfunc_numbers")
-        kfunc = self.machine.kfunc(name)
-        if kfunc is None:
-            raise self._error(index, f"kfunc {name} is not simulated: register it with register_kfunc({name!r}, ...)")
-        return kfunc
-
-    def _error(self, index: int, message: str) -> LoadError:
-        return LoadError(f"{self.program.name}: insn {index}: {message}")

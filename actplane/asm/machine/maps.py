@@ -15,7 +15,9 @@ import errno
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from actplane.asm.machine.faults import Fault
+from actplane.asm.encoding import SLOT_BYTES
+from actplane.asm.jump_tables import ADDRESS_BYTES, KEY_BYTES, VALUE_BYTES, slots_in
+from actplane.asm.machine.faults import Fault, LoadError
 from actplane.asm.machine.memory import Memory, Region
 from actplane.asm.program import MapSpec
 from actplane.asm.uapi import MapType
@@ -179,6 +181,47 @@ class ArrayMap(Map):
         if self.spec.max_entries != 1:
             return super().direct_value()
         return self.lookup(b"\0\0\0\0")
+
+
+class JumpTableMap(ArrayMap):
+    """
+    BPF_MAP_TYPE_INSN_ARRAY: places in a program, which programs read as addresses and outsiders as slots.
+
+    Source: kernel/bpf/bpf_insn_array.c of Linux 6.19.
+    """
+
+    def __init__(self, spec: MapSpec, memory: Memory, cpus: int) -> None:
+        if (spec.key_size, spec.value_size, spec.flags) != (KEY_BYTES, VALUE_BYTES, 0) or not spec.max_entries:
+            raise LoadError(
+                f"map {spec.name}: a jump table has keys of {KEY_BYTES} bytes, values of {VALUE_BYTES}, no flags"
+            )
+        super().__init__(spec, memory, cpus)
+        self.addresses: Region | None = None
+        """What programs see: 8 bytes an element, there once the program that it is about is loaded."""
+
+    @property
+    def slots(self) -> list[int]:
+        return slots_in(bytes(self.data))
+
+    def bind(self, code_address: int) -> None:
+        """Make addresses of the slots, in a program whose slot 0 has an address. A table is of one program."""
+        addresses = b"".join(
+            (code_address + SLOT_BYTES * slot).to_bytes(ADDRESS_BYTES, "little") for slot in self.slots
+        )
+        self.addresses = self.memory.add(self.name, addresses, is_writable=False)
+
+    def lookup(self, key: bytes) -> int:
+        return Map.lookup(self, key)
+
+    def update(self, key: bytes, value: bytes, flags: int) -> int:
+        # A table is frozen before its program is loaded.
+        if self.addresses is not None:
+            return -errno.EPERM
+        return -errno.EINVAL if any(value[4:12]) else super().update(key, value, flags)
+
+    def direct_value(self) -> int:
+        assert self.addresses is not None
+        return self.addresses.address
 
 
 class HashMap(Map):
@@ -394,6 +437,7 @@ class ArenaMap(Map):
 
 KEYED_MAPS: dict[MapType, type[Map]] = {
     MapType.BPF_MAP_TYPE_ARRAY: ArrayMap,
+    MapType.BPF_MAP_TYPE_INSN_ARRAY: JumpTableMap,
     MapType.BPF_MAP_TYPE_HASH: HashMap,
     MapType.BPF_MAP_TYPE_LRU_HASH: LruHashMap,
     MapType.BPF_MAP_TYPE_PERCPU_ARRAY: PerCpuArrayMap,

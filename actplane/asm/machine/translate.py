@@ -50,6 +50,7 @@ TAIL_CALL_ARGUMENTS = 3
 """bpf_tail_call is the one helper that is no function of the machine: it does not return."""
 
 _ENDS_UNIT = frozenset({Kind.CALL_SUBPROGRAM, Kind.CALLX})
+_LEAVES_UNIT = frozenset({Kind.JUMP, Kind.JA, Kind.GOTOL, Kind.GOTOX, Kind.MAY_GOTO, Kind.EXIT})
 
 
 @dataclass(slots=True)
@@ -62,6 +63,8 @@ class Linkage:
     """Index of a call of a helper or kfunc to what it calls."""
     pointer_fields: Mapping[int, str]
     """Offsets in the context where a load of 4 bytes gives a pointer."""
+    jumps: Mapping[int, Mapping[int, int]] = field(default_factory=dict[int, Mapping[int, int]])
+    """Index of an indirect jump to what it may lead to: address to index of the instruction."""
     has_zero_reads: bool = False
     """Whether loads from where nothing is mapped give 0 (see `Machine`)."""
 
@@ -136,7 +139,7 @@ class _Translator:
             source.add(end - 1, f"    return u{end}")
 
     def _returns(self, index: int, kind: Kind) -> bool:
-        return kind in (Kind.JUMP, Kind.JA, Kind.GOTOL, Kind.MAY_GOTO, Kind.EXIT) or self.ends_unit(index)
+        return kind in _LEAVES_UNIT or self.ends_unit(index)
 
     def statement(self, index: int, insn: Insn, form: Form) -> str:
         """Return the meaning of one instruction."""
@@ -163,6 +166,8 @@ class _Translator:
                 return self._load_packet(insn, form)
             case Kind.JA | Kind.GOTOL:
                 return f"return u{self.graph.targets[index]}"
+            case Kind.GOTOX:
+                return f"return x.jump({index}, {dst})"
             case Kind.MAY_GOTO:
                 return f"return u{index + 1} if x.may_go_on() else u{self.graph.targets[index]}"
             case Kind.JUMP:
