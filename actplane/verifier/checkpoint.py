@@ -4,7 +4,9 @@ Checkpoints: states kept at places where paths meet, and what later paths said a
 
 from __future__ import annotations
 
+from actplane.verifier.scalar import Range
 from actplane.verifier.state import State
+from actplane.verifier.values import Scalar, Value
 
 
 class LoopVisit:
@@ -33,11 +35,13 @@ class Checkpoint:
 
     __slots__ = (
         "branches",
+        "followed",
         "hits",
         "live",
         "loop",
         "misses",
         "number",
+        "numbers",
         "parent",
         "precise_regs",
         "precise_slots",
@@ -58,6 +62,7 @@ class Checkpoint:
         self.branches = 1
         self.parent: Checkpoint | None = state.parent
         self.trace = state.trace
+        self.followed = state.followed
         self.written = written
         depth = len(state.frames)
         self.read = [0] * depth
@@ -65,6 +70,8 @@ class Checkpoint:
         """Whether the program may read stack that it never wrote."""
         self.precise_regs = [0] * depth
         self.precise_slots = [0] * depth
+        self.numbers = [numbers_in(frame.regs) for frame in state.frames]
+        """The registers of each frame that hold numbers, as bits."""
         self.hits = 0
         self.misses = 0
         self.number = 0
@@ -72,8 +79,20 @@ class Checkpoint:
         self.loop: LoopVisit | None = None
         self.unlike = -1
         """The register in which the last state that came round a loop differed; -1: not known."""
-        self.suspect: tuple[int, bool, int] | None = None
-        """Where the last state that was not covered differed: frame, whether on the stack, and which."""
+        self.suspect: tuple[int, bool, int, Range | None] | None = None
+        """
+        Where the last state that was not covered differed: frame, whether on the stack, and which; and the
+        range of the number there, if no comparison passes it over.
+        """
+
+
+def numbers_in(regs: list[Value | None]) -> int:
+    """Return which registers hold numbers, as bits."""
+    numbers = 0
+    for reg in range(10):
+        if regs[reg].__class__ is Scalar:
+            numbers |= 1 << reg
+    return numbers
 
 
 def is_at(checkpoint: Checkpoint, slot: int, state: State) -> bool:

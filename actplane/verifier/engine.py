@@ -162,52 +162,44 @@ class Engine:
 
         Source: is_state_visited() in kernel/bpf/verifier.c of Linux 6.18, so that counts are the kernel's.
         """
-        slot = state.slot
-        code = self.code
-        is_forced = self.v.options.keeps_all_states or slot in code.checkpoint or state.history > _MAX_HISTORY
-        wants_new = is_forced or (
-            self.jumps - self._jumps_at_checkpoint >= 2 and self.processed - self._insns_at_checkpoint >= 8
-        )
+        slot, code, options = state.slot, self.code, self.v.options
+        is_special = slot in code.checkpoint
+        is_forced = is_special or state.history > _MAX_HISTORY or options.keeps_all_states
+        jumps, insns = self.jumps - self._jumps_at_checkpoint, self.processed - self._insns_at_checkpoint
+        wants_new = is_forced or (jumps >= 2 and insns >= 8)
+        # The last checkpoint is so near that a loop should not keep another.
+        is_recent = not is_forced and jumps < 20 and insns < 100
+        exact = EXACT if self.v.masks_ranges else NOT_EXACT
         key = slot, state.frames[-1].call_slot
         kept = self._kept.get(key)
         if kept is None:
             kept = self._kept[key] = []
-        index = 0
-        while index < len(kept):
-            old = kept[index]
+        for old in tuple(kept):
             if old.branches:
                 outcome = self._compare_with_ancestor(old, state, slot)
                 if outcome is True:
                     return self._accept_cover(old, state)
-                if outcome is None and not is_forced and self._is_recent():
+                if outcome is None and is_recent:
                     wants_new = False
-            else:
+            elif old.loop is not None and old.loop.edges:
                 # What frames of an open loop need is not complete; a callback's own frame is gone by then.
-                loop = old.loop
-                if loop is not None and loop.edges:
-                    if states_equal(old, state, RANGE_WITHIN, loop.depth):
-                        loop.edges.append((old, state.copy()))
-                        return self._accept_cover(old, state)
-                elif states_equal(old, state, EXACT if self.v.masks_ranges else NOT_EXACT):
+                if states_equal(old, state, RANGE_WITHIN, old.loop.depth):
+                    old.loop.edges.append((old, state.copy()))
                     return self._accept_cover(old, state)
+            elif states_equal(old, state, exact):
+                return self._accept_cover(old, state)
             if wants_new:
                 old.misses += 1
-            patience = 64 if slot in code.checkpoint and old.branches else 3
+            patience = 64 if is_special and old.branches else 3
             if old.misses > old.hits * patience + patience:
                 # Not worth comparing with any longer; paths that started here still lead back to it.
-                del kept[index]
+                kept.remove(old)
                 self._forgotten += 1
-                continue
-            index += 1
         if wants_new:
             self._keep(state, kept)
         if slot in code.jump_points:
             state.history += 1
         return False
-
-    def _is_recent(self) -> bool:
-        """Whether the last checkpoint is so near that a loop should not keep another."""
-        return self.jumps - self._jumps_at_checkpoint < 20 and self.processed - self._insns_at_checkpoint < 100
 
     def _compare_with_ancestor(self, old: Checkpoint, state: State, slot: int) -> bool | None:
         """
@@ -215,7 +207,9 @@ class Engine:
         loop. Raises Refused for a loop that comes back to the same state.
         """
         code = self.code
-        if slot in code.iter_next:
+        if slot not in code.checkpoint:
+            pass  # None of the calls and jumps that loops of their own kind come back to.
+        elif slot in code.iter_next:
             if states_equal(old, state, RANGE_WITHIN) and _iterator_advanced(old.state, state):
                 return self._enter_loop(old, state)
             return False

@@ -139,6 +139,8 @@ class Code:
             self._refuse_loops()
         self.concerns = [-1] * self.size
         """Which wanted registers a step back over a slot concerns: see `precision`. -1: not known yet."""
+        self.changes: list[tuple[int, int] | None] = [None] * self.size
+        """What such a step makes of them, where that is as simple: which it keeps, and which it adds."""
 
     def is_function(self, slot: int) -> bool:
         return slot in self._starts

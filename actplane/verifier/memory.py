@@ -74,47 +74,85 @@ def compile_memory(v: Verification, slot: int, insn: Insn) -> Handler:
     return _compile_store(v, slot, insn)
 
 
+_NOWHERE: Final = Pointer(Kind.STACK)
+"""A pointer that no program has."""
+
+
 def _compile_load(v: Verification, slot: int, insn: Insn, *, is_signed: bool) -> Handler:
     dst, src, off, size, following = insn.dst, insn.src, insn.off, SIZES[insn.code & SIZE_MASK], slot + 1
     whole = _UNKNOWN_OF[size]
 
+    # Pointers never change, so what was checked of one need not be checked again: the one that was last
+    # seen to point into the stack, and where; and the one through which a number was loaded that is unknown.
+    stack_base = _NOWHERE
+    number_base = _NOWHERE
+    stack_off = 0
+
     def load(state: State) -> int:
+        nonlocal stack_base, stack_off, number_base
         regs = state.frames[-1].regs
         base = regs[src]
         if base is None:
             refuse("uninitialized-register", slot, f"r{src} is read before it is set", src)
-        if dst == 10:
-            refuse("frame-pointer-write", slot, "r10 is the frame pointer and is read only")
-        value = access(v, state, slot, src, base, off, size, is_write=False, is_load_signed=is_signed)
-        if value.__class__ is Scalar:
-            if value is UNKNOWN_SCALAR:
-                value = _UNKNOWN_SIGNED[size] if is_signed else whole
-            elif size < 8:
-                assert isinstance(value, Scalar)
-                range_ = sign_extend(truncate(value.range, size), size) if is_signed else truncate(value.range, size)
-                if range_ is not value.range:
-                    value = scalar(range_)
-        _note_kind(v, slot, base)
+        if base is stack_base:
+            value: Value | None = stack.read_fixed(v, state, slot, stack_base, stack_off, size)
+        elif base is number_base:
+            value = UNKNOWN_SCALAR
+        else:
+            if dst == 10:
+                refuse("frame-pointer-write", slot, "r10 is the frame pointer and is read only")
+            value = access(v, state, slot, src, base, off, size, is_write=False, is_load_signed=is_signed)
+            assert base.__class__ is Pointer
+            _note_kind(v, slot, base)
+            if base.kind is Kind.STACK:
+                if base.var.is_const:
+                    stack_base, stack_off = base, off + base.off + base.var.smin
+            elif value is UNKNOWN_SCALAR and _is_judged_alone(base):
+                number_base = base
+        if value is UNKNOWN_SCALAR:
+            value = _UNKNOWN_SIGNED[size] if is_signed else whole
+        elif size < 8 and value.__class__ is Scalar:
+            range_ = sign_extend(truncate(value.range, size), size) if is_signed else truncate(value.range, size)
+            if range_ is not value.range:
+                value = scalar(range_)
         regs[dst] = value
         return following
 
     return load
 
 
+def _is_judged_alone(base: Pointer) -> bool:
+    """Whether nothing but the pointer itself decides about an access through it."""
+    if base.kind is Kind.MAP_VALUE and base.map is not None:
+        return not base.map.fields
+    return base.kind not in (Kind.STACK, Kind.BTF_ID)
+
+
 def _compile_store(v: Verification, slot: int, insn: Insn) -> Handler:
     dst, src, off, size, following = insn.dst, insn.src, insn.off, SIZES[insn.code & SIZE_MASK], slot + 1
     is_immediate = insn.code & CLASS_MASK == ST
     immediate = known(insn.imm)
+    source = -1 if is_immediate else src
+    # The pointer last seen to point into the stack, and where: it need not be checked again.
+    stack_base = _NOWHERE
+    stack_off = 0
 
     def store(state: State) -> int:
+        nonlocal stack_base, stack_off
         regs = state.frames[-1].regs
         base = regs[dst]
         value: Value | None = immediate if is_immediate else regs[src]
         if base is None or value is None:
             missing = dst if base is None else src
             refuse("uninitialized-register", slot, f"r{missing} is read before it is set", missing)
-        access(v, state, slot, dst, base, off, size, is_write=True, value=value, source=-1 if is_immediate else src)
+        if base is stack_base:
+            stack.write_fixed(v, state, slot, stack_base, stack_off, size, value, source)
+            return following
+        access(v, state, slot, dst, base, off, size, is_write=True, value=value, source=source)
+        assert base.__class__ is Pointer
         _note_kind(v, slot, base)
+        if base.kind is Kind.STACK and base.var.is_const:
+            stack_base, stack_off = base, off + base.off + base.var.smin
         return following
 
     return store

@@ -30,7 +30,6 @@ from actplane.asm.isa import (
     LD_IMM64,
     LDX,
     LOAD_ACQUIRE,
-    MAY_GOTO,
     MODE_MASK,
     MOV,
     NEG,
@@ -45,7 +44,7 @@ from actplane.asm.uapi import HelperId
 from actplane.verifier.bits import bits_of
 from actplane.verifier.checkpoint import Checkpoint
 from actplane.verifier.flow import ARGUMENTS, CALLER_SAVED, HELPER_CALL, Code, is_conditional
-from actplane.verifier.state import Followed, State, Trace
+from actplane.verifier.state import Followed, StackStep, State, Trace
 from actplane.verifier.values import Scalar
 
 
@@ -59,6 +58,8 @@ GLOBAL_CALL: Final = "global"
 
 class Backtrack:
     """Registers and stack slots wanted, as bits, for each frame up to the current one."""
+
+    __slots__ = ("frame", "regs", "slots")
 
     def __init__(self, depth: int) -> None:
         self.frame = depth
@@ -80,10 +81,6 @@ class Backtrack:
             raise GaveUp
         self.regs[self.frame] = self.slots[self.frame] = 0
         self.frame -= 1
-
-    @property
-    def is_empty(self) -> bool:
-        return not any(self.regs) and not any(self.slots)
 
 
 def mark(code: Code, state: State, *regs: int) -> None:
@@ -121,9 +118,9 @@ def propagate(code: Code, old: Checkpoint, state: State) -> bool:
             slot = frame.stack.get(i)
             if slot is not None and slot.value.__class__ is Scalar:
                 back.slots[index] |= 1 << i
-    if back.is_empty:
+    if not any(back.regs) and not any(back.slots):
         return False
-    return _walk(code, back, state.trace, state.parent, state.slot)
+    return _walk(code, back, state.trace, state.parent, state.slot, state.followed)
 
 
 def _walk_back(code: Code, back: Backtrack, state: State) -> None:
@@ -137,48 +134,50 @@ _ALWAYS: Final = 1 << 11
 """A bit beside those of registers: steps that must be looked at whatever is wanted."""
 
 
-def _walk(
-    code: Code, back: Backtrack, trace: Any, parent: Checkpoint | None, later: int, followed: Followed | None = None
-) -> bool:
+def _walk(code: Code, back: Backtrack, trace: Any, parent: Checkpoint | None, later: int, followed: Followed) -> bool:
     """
     Follow the wanted numbers back until each is marked or has no source left. `later` is the slot that
     the path goes on with; `followed` is where walks over the same steps came by. True if some mark is new.
     """
-    at, concerns = code.at, code.concerns
+    concerns, changes, regs, slots = code.concerns, code.changes, back.regs, back.slots
     has_changed = False
     while True:
         node = trace
-        wanted = back.regs[back.frame] | _ALWAYS
+        wanted = regs[back.frame] | _ALWAYS
         try:
             while node is not None:
                 slot, extra, node = node
-                if extra is not None or concerns[slot] & wanted:
-                    insn = at[slot]
-                    assert insn is not None
-                    if concerns[slot] < 0:
-                        concerns[slot] = _concern(code, slot, insn)
-                    _step_back(code, back, slot, insn, extra, later)
-                    wanted = back.regs[back.frame] | _ALWAYS
-                    if wanted == _ALWAYS and back.is_empty:
+                if concerns[slot] & wanted or (extra is not None and _touches(extra, slots)):
+                    change = changes[slot]
+                    if change is None or extra is not None:
+                        _step_back(code, back, slot, extra, later)
+                        wanted = regs[back.frame] | _ALWAYS
+                    else:
+                        wanted = wanted & change[0] | change[1]
+                        regs[back.frame] = wanted ^ _ALWAYS
+                    if wanted == _ALWAYS and not any(slots) and not any(regs):
                         return has_changed
-                    if followed is not None and node is not None and _was_followed(back, node, followed):
+                    if node is not None and _was_followed(back, node, followed):
                         return has_changed
                 later = slot
         except GaveUp:
             return mark_all(parent) or has_changed
-        if parent is None:
+        if parent is None or not _mark_checkpoint(back, parent):
             return has_changed
-        has_changed |= _mark_checkpoint(back, parent)
-        if back.is_empty:
-            return has_changed
-        trace, parent, followed = parent.trace, parent.parent, None
+        has_changed = True
+        trace, followed, parent = parent.trace, parent.followed, parent.parent
+
+
+def _touches(extra: Any, slots: list[int]) -> bool:
+    """Whether a step may concern wanted stack slots, or what else it touched beside registers."""
+    return extra.__class__ is not StackStep or bool(slots[extra.frame] & extra.bit)
 
 
 def _was_followed(back: Backtrack, step: Trace, followed: Followed) -> bool:
     """Whether another walk came by behind a step and wanted at least as much; if not, note that this one does."""
     frame = back.frame
     regs, slots = back.regs[frame], back.slots[frame]
-    if len(back.regs) > 1 and (sum(map(bool, back.regs)) > bool(regs) or sum(map(bool, back.slots)) > bool(slots)):
+    if frame and (sum(map(bool, back.regs)) > bool(regs) or sum(map(bool, back.slots)) > bool(slots)):
         return False
     found = followed.get(id(step))
     if found is not None and found[1] == frame:
@@ -195,7 +194,7 @@ def _concern(code: Code, slot: int, insn: Insn) -> int:
     dst, src = 1 << insn.dst, 1 << insn.src
     if kind == LD:
         return dst if insn.code == LD_IMM64 else CALLER_SAVED
-    if kind == STX and insn.code & MODE_MASK == ATOMIC:
+    if kind == STX and insn.code & MODE_MASK == ATOMIC and insn.imm != LOAD_ACQUIRE:
         return dst | src | 1
     if kind not in (JMP, JMP32):
         return dst
@@ -207,31 +206,47 @@ def _concern(code: Code, slot: int, insn: Insn) -> int:
     return CALLER_SAVED if insn.code == CALL and is_plain_helper else _ALWAYS
 
 
+def _change(insn: Insn) -> tuple[int, int] | None:
+    """
+    Return what a step back over an instruction that concerns wanted registers makes of them: which it
+    keeps, and which it adds. None if there is more to it.
+    """
+    kind = insn.code & CLASS_MASK
+    dst, src = 1 << insn.dst, 1 << insn.src
+    if kind in (ALU, ALU64):
+        op = insn.code & OPERATION_MASK
+        takes_source = insn.code & X and insn.src != 10 and op not in (END, NEG)
+        return ~dst if op == MOV else -1, src if takes_source else 0
+    if kind == LDX or insn.code == LD_IMM64:
+        return ~dst, 0
+    if kind == STX and insn.code & MODE_MASK == ATOMIC and insn.imm == LOAD_ACQUIRE:
+        return ~dst, 0
+    return (-1, dst | src) if is_conditional(insn) else None
+
+
 def _mark_checkpoint(back: Backtrack, parent: Checkpoint) -> bool:
-    """Mark what is wanted in a checkpoint; what was marked there already is wanted no more."""
-    has_changed = False
+    """Mark what is wanted in a checkpoint; what was marked already is wanted no more. True if something was not."""
     frames = parent.state.frames
-    for index, (regs, slots) in enumerate(zip(back.regs, back.slots, strict=True)):
-        if not regs and not slots:
-            continue
+    has_changed = False
+    for index in range(len(back.regs)):
+        regs, slots = back.regs[index], back.slots[index]
         if index >= len(frames):
             back.regs[index] = back.slots[index] = 0
             continue
-        frame = frames[index]
-        regs &= ~parent.precise_regs[index]
-        for reg in bits_of(regs):
-            if frame.regs[reg].__class__ is not Scalar:
-                regs &= ~(1 << reg)
-        parent.precise_regs[index] |= regs
-        back.regs[index] = regs
-        slots &= ~parent.precise_slots[index]
-        for i in bits_of(slots):
-            slot = frame.stack.get(i)
-            if slot is None or slot.value.__class__ is not Scalar:
-                slots &= ~(1 << i)
-        parent.precise_slots[index] |= slots
-        back.slots[index] = slots
-        has_changed = has_changed or bool(regs or slots)
+        if regs:
+            back.regs[index] = regs = regs & parent.numbers[index] & ~parent.precise_regs[index]
+            parent.precise_regs[index] |= regs
+        if slots:
+            slots &= ~parent.precise_slots[index]
+            stack = frames[index].stack
+            for i in bits_of(slots):
+                slot = stack.get(i)
+                if slot is None or slot.value.__class__ is not Scalar:
+                    slots &= ~(1 << i)
+            parent.precise_slots[index] |= slots
+            back.slots[index] = slots
+        if regs or slots:
+            has_changed = True
     return has_changed
 
 
@@ -240,10 +255,7 @@ def mark_all(parent: Checkpoint | None) -> bool:
     has_changed = False
     while parent is not None:
         for index, frame in enumerate(parent.state.frames):
-            regs = slots = 0
-            for reg, value in enumerate(frame.regs):
-                if isinstance(value, Scalar):
-                    regs |= 1 << reg
+            regs, slots = parent.numbers[index], 0
             for i, slot in frame.stack.items():
                 if isinstance(slot.value, Scalar):
                     slots |= 1 << i
@@ -273,37 +285,28 @@ def _link(back: Backtrack, extra: Any) -> None:
                 back.regs[frame] |= 1 << index
 
 
-def _step_back(code: Code, back: Backtrack, slot: int, insn: Insn, extra: Any, later: int) -> None:
-    kind = insn.code & CLASS_MASK
-    frame = back.frame
-    regs = back.regs[frame]
-    dst, src = 1 << insn.dst, 1 << insn.src
-    if kind in (ALU, ALU64):
-        if not regs & dst:
-            return
-        op = insn.code & OPERATION_MASK
-        if op in (END, NEG):
-            return
-        if op == MOV:
-            regs &= ~dst
-        if insn.code & X and insn.src != 10:
-            regs |= src
-        back.regs[frame] = regs
-    elif kind == LDX or (kind == STX and insn.code & MODE_MASK == ATOMIC and insn.imm == LOAD_ACQUIRE):
-        if regs & dst:
-            back.regs[frame] = regs & ~dst
-            if extra is not None and extra[0] == "stack":
-                back.slots[extra[1]] |= 1 << extra[2]
-    elif kind in (ST, STX):
-        _step_back_store(back, insn, extra, regs)
-    elif kind in (JMP, JMP32):
+def _step_back(code: Code, back: Backtrack, slot: int, extra: Any, later: int) -> None:
+    insn = code.at[slot]
+    assert insn is not None
+    if code.concerns[slot] < 0:
+        code.concerns[slot], code.changes[slot] = _concern(code, slot, insn), _change(insn)
+    frame, change = back.frame, code.changes[slot]
+    if change is not None:
+        is_linked = extra is not None and extra[0] == "linked"
+        if is_linked:
+            _link(back, extra)
+        if back.regs[frame] & code.concerns[slot]:
+            back.regs[frame] = back.regs[frame] & change[0] | change[1]
+            if extra.__class__ is StackStep:
+                back.slots[extra.frame] |= extra.bit
+        if is_linked:
+            _link(back, extra)
+    elif insn.code & CLASS_MASK in (ST, STX):
+        _step_back_store(back, insn, extra, back.regs[frame])
+    elif insn.code & CLASS_MASK in (JMP, JMP32):
         _step_back_jump(code, back, slot, insn, extra, later)
-    elif kind == LD:
-        if not regs & dst:
-            return
-        if insn.code != LD_IMM64:
-            raise GaveUp
-        back.regs[frame] = regs & ~dst
+    elif back.regs[frame] & 1 << insn.dst:
+        raise GaveUp
 
 
 def _step_back_store(back: Backtrack, insn: Insn, extra: Any, regs: int) -> None:
@@ -316,11 +319,10 @@ def _step_back_store(back: Backtrack, insn: Insn, extra: Any, regs: int) -> None
         if (insn.imm & FETCH or insn.imm == CMPXCHG) and regs >> fetched & 1:
             regs &= ~(1 << fetched)
             back.regs[back.frame] = regs
-    if extra is None or extra[0] != "stack":
+    if extra.__class__ is not StackStep:
         return
-    bit = 1 << extra[2]
-    if back.slots[extra[1]] & bit:
-        back.slots[extra[1]] &= ~bit
+    if back.slots[extra.frame] & extra.bit:
+        back.slots[extra.frame] &= ~extra.bit
         if insn.code & CLASS_MASK == STX:
             back.regs[back.frame] |= 1 << insn.src
 
@@ -358,11 +360,3 @@ def _step_back_jump(code: Code, back: Backtrack, slot: int, insn: Insn, extra: A
         back.enter()
         if returned:
             back.regs[back.frame] |= 1
-    elif is_conditional(insn):
-        if extra is not None and extra[0] == "linked":
-            _link(back, extra)
-        dst, src = 1 << insn.dst, 1 << insn.src
-        if insn.code & X and back.regs[frame] & (dst | src) and insn.code != MAY_GOTO:
-            back.regs[frame] |= dst | src
-        if extra is not None and extra[0] == "linked":
-            _link(back, extra)

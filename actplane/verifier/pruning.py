@@ -27,7 +27,7 @@ from actplane.verifier.state import (
     Slot,
     State,
 )
-from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value
+from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, needs_no_ids
 
 _OBJECTS: Final = frozenset({DYNPTR, ITER, IRQ})
 
@@ -78,12 +78,24 @@ def states_equal(old: Checkpoint, new: State, exact: int, exact_frames: int = AL
     Whether every continuation that was safe from the checkpoint is safe from a state. Frames from
     `exact_frames` on are compared with NOT_EXACT.
     """
-    kept = old.state
-    if len(kept.frames) != len(new.frames) or kept.in_sleepable != new.in_sleepable:
+    kept, suspect = old.state, old.suspect
+    if len(kept.frames) != len(new.frames):
         return False
-    if kept.speculative and not new.speculative:
-        return False
-    if old.suspect is not None and _still_differs(old, new, exact, exact_frames):
+    if suspect is not None:
+        # Mostly the states differ where the last comparison failed, and the rest need no look.
+        index, is_slot, place, number = suspect
+        other = new.frames[index]
+        if is_slot:
+            twin = other.stack.get(place)
+            value = twin.value if twin is not None and twin.kinds == ALL_SPILL else None
+        else:
+            value = other.regs[place]
+        if number is not None and value.__class__ is Scalar:
+            if not number.holds(value.range):
+                return False
+        elif _still_differs(old, new, exact if index < exact_frames else NOT_EXACT):
+            return False
+    if kept.in_sleepable != new.in_sleepable or (kept.speculative and not new.speculative):
         return False
     ids = IdMap()
     if not _same_refs(kept, new, ids):
@@ -97,31 +109,35 @@ def states_equal(old: Checkpoint, new: State, exact: int, exact_frames: int = AL
     return True
 
 
-def _still_differs(old: Checkpoint, new: State, exact: int, exact_frames: int) -> bool:
-    """Whether the states differ where the last comparison failed: mostly they do, and the rest need no look."""
+def _still_differs(old: Checkpoint, new: State, exact: int) -> bool:
+    """Whether the states differ where the last comparison failed, whatever ids stand for."""
     assert old.suspect is not None
-    index, is_slot, place = old.suspect
-    if index >= exact_frames:
-        exact = NOT_EXACT
+    index, is_slot, place, _ = old.suspect
     frame, other = old.state.frames[index], new.frames[index]
-    if not is_slot:
-        if not old.live[index] >> place & 1 and exact != EXACT:
-            return False
-        one, two = frame.regs[place], other.regs[place]
-        is_precise = bool(old.precise_regs[index] >> place & 1)
-    else:
+    if is_slot:
         slot, twin = frame.stack.get(place), other.stack.get(place)
-        if slot is twin or slot is None or (exact == NOT_EXACT and not old.read[index] >> place & 1):
+        if slot is None or slot is twin or (exact == NOT_EXACT and not old.read[index] >> place & 1):
             return False
         is_precise = bool(old.precise_slots[index] >> place & 1)
         if twin is None or not slot.kinds == twin.kinds == ALL_SPILL:
             return not _slot_covers(slot, twin, IdMap(), is_precise, exact, old.reads_unwritten)
         one, two = slot.value, twin.value
-    if one is two:
+    else:
+        if exact != EXACT and not old.live[index] >> place & 1:
+            return False
+        one, two = frame.regs[place], other.regs[place]
+        is_precise = bool(old.precise_regs[index] >> place & 1)
+    if one is two or value_covers(one, two, IdMap(), is_precise, exact):
         return False
-    if one.__class__ is Scalar and two.__class__ is Scalar and exact == NOT_EXACT:
-        return is_precise and not one.range.holds(two.range)
-    return not value_covers(one, two, IdMap(), is_precise, exact)
+    _note_suspect(old, index, is_slot, place, one)
+    return True
+
+
+def _note_suspect(old: Checkpoint, index: int, is_slot: bool, place: int, value: Value | None) -> None:
+    """Note where a state differed, and the range of the number there if no comparison passes it over."""
+    matters = old.read[index] & old.precise_slots[index] if is_slot else old.live[index] & old.precise_regs[index]
+    is_number = value.__class__ is Scalar and matters >> place & 1
+    old.suspect = index, is_slot, place, value.range if is_number else None  # type: ignore[union-attr]
 
 
 def _same_refs(old: State, new: State, ids: IdMap) -> bool:
@@ -154,23 +170,15 @@ def _frames_equal(old: Checkpoint, index: int, frame: Frame, other: Frame, ids: 
     for reg in bits_of(_ALL_REGS if exact == EXACT else old.live[index]):
         one, two = regs[reg], others[reg]
         is_precise = bool(precise >> reg & 1)
-        if one is two and _needs_no_ids(one, is_precise, exact):
-            continue
-        if exact == NOT_EXACT and not is_precise and one.__class__ is two.__class__ is Scalar:
+        if one.__class__ is Scalar and exact == NOT_EXACT and not is_precise:
+            if two.__class__ is Scalar:
+                continue
+        elif one is two and needs_no_ids(one):
             continue
         if not value_covers(one, two, ids, is_precise, exact):
-            old.suspect = index, False, reg
+            _note_suspect(old, index, False, reg, one)
             return False
     return _stacks_equal(old, index, frame, other, ids, exact)
-
-
-def _needs_no_ids(value: Value | None, is_precise: bool, exact: int) -> bool:
-    """Whether a value covers itself whatever ids stand for."""
-    if value.__class__ is Scalar:
-        return not value.id or (exact == NOT_EXACT and not is_precise)
-    if value.__class__ is Pointer:
-        return not (value.id or value.ref or value.owner)
-    return True
 
 
 def _stacks_equal(old: Checkpoint, index: int, frame: Frame, other: Frame, ids: IdMap, exact: int) -> bool:
@@ -183,13 +191,13 @@ def _stacks_equal(old: Checkpoint, index: int, frame: Frame, other: Frame, ids: 
         if slot is None:
             continue
         twin = others.get(i)
-        is_precise = bool(precise >> i & 1)
-        if twin is slot and _needs_no_ids(slot.value, is_precise, exact) and slot.kinds[0] not in _OBJECTS:
+        if twin is slot and slot.needs_no_ids:
             continue
+        is_precise = bool(precise >> i & 1)
         if exact == NOT_EXACT and not is_precise and twin is not None and _hold_numbers(slot, twin):
             continue
         if not _slot_covers(slot, twin, ids, is_precise, exact, old.reads_unwritten):
-            old.suspect = index, True, i
+            _note_suspect(old, index, True, i, slot.value if slot.kinds == ALL_SPILL else None)
             return False
     return True
 
@@ -209,7 +217,7 @@ def _slot_covers(old: Slot, new: Slot | None, ids: IdMap, is_precise: bool, exac
         one, two = as_scalar(old, reads_unwritten), as_scalar(new, reads_unwritten)
         if one is not None and two is not None and not (kinds == ALL_MISC and new.kinds == ALL_MISC):
             return value_covers(one, two, ids, is_precise, exact)
-    for mine, theirs in zip(kinds, new.kinds, strict=True):
+    for mine, theirs in zip(kinds, new.kinds, strict=True) if kinds != new.kinds else ():
         if mine == INVALID:
             if exact == EXACT and theirs != INVALID:
                 return False

@@ -21,6 +21,7 @@ from actplane.verifier.state import (
     Frame,
     Slot,
     State,
+    stack_step,
 )
 from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, known
 from actplane.verifier.verification import Verification
@@ -58,17 +59,18 @@ def _may_read_unwritten(v: Verification, frame: Frame, index: int) -> bool:
 
 def read_fixed(v: Verification, state: State, slot: int, pointer: Pointer, off: int, size: int) -> Value:
     """Return what a load of `size` bytes at a known offset from the frame pointer yields."""
-    frame = frame_of(state, pointer)
-    index = _index(off)
-    first = off + 8 * (index + 1)
+    frame = state.frames[pointer.frame]
+    index = (-off - 1) >> 3
     kept = frame.stack.get(index)
-    mark_read(state, state.written, frame.index, index)
+    if not state.written[pointer.frame] >> index & 1:
+        mark_read(state, state.written, pointer.frame, index)
     assert state.trace is not None
     if kept is None:
         if not _may_read_unwritten(v, frame, index):
             refuse("stack-uninitialized", slot, f"bytes {off} to {off + size} of the stack were never written")
         return UNKNOWN_SCALAR
     kinds = kept.kinds
+    first = off + 8 * (index + 1)
     if kinds[0] == SPILL:
         spilled = kinds.count(SPILL)
         value: Value = kept.value
@@ -79,13 +81,13 @@ def read_fixed(v: Verification, state: State, slot: int, pointer: Pointer, off: 
             return value
         if size <= spilled and first == 0:
             v.note_history(state, slot)
-            state.trace = (state.trace[0], ("stack", frame.index, index), state.trace[2])
+            state.trace = (slot, stack_step(pointer.frame, index), state.trace[2])
+            if size == 8:
+                return value
             if size == 4 and spilled == 4 and not value.range.is_const and not value.id:
                 value = Scalar(value.range, v.new_id())
                 frame.put(index, Slot(kinds, value))
-            if size < 8 and value.range.umax >> (8 * size):
-                return Scalar(value.range)
-            return value
+            return Scalar(value.range) if value.range.umax >> (8 * size) else value
         piece = kinds[first : first + size]
         is_zero = value.range.is_const and value.range.value == 0
         if is_zero and all(kind in (SPILL, NOUGHT) for kind in piece):
@@ -108,14 +110,16 @@ def write_fixed(
     v: Verification, state: State, slot: int, pointer: Pointer, off: int, size: int, value: Value | None, source: int
 ) -> None:
     """Store a value (None: unknown bytes) at a known offset; `source` is its register, -1 for a constant."""
-    frame = frame_of(state, pointer)
-    index = _index(off)
+    frame = state.frames[pointer.frame]
+    index = (-off - 1) >> 3
     first = off + 8 * (index + 1)
     v.note_stack(frame, -off)
-    release_object(v, state, slot, frame, index)
-    assert state.trace is not None
-    state.trace = (state.trace[0], ("stack", frame.index, index), state.trace[2])
     kept = frame.stack.get(index)
+    if kept is not None and kept.kinds[0] in _OBJECTS:
+        release_object(v, state, slot, frame, index)
+        kept = frame.stack.get(index)
+    assert state.trace is not None
+    state.trace = (slot, stack_step(pointer.frame, index), state.trace[2])
     if not v.is_privileged and (isinstance(value, Pointer) or _hides_a_value(kept, first, size)):
         v.barriers_behind.add(slot)
     is_part = kept is not None and kept.kinds[0] == SPILL and size != 8

@@ -8,10 +8,11 @@ Values are shared between states; a frame's registers and slots are copied when 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from actplane.verifier.kinds import Kind
-from actplane.verifier.values import Pointer, Value
+from actplane.verifier.values import Pointer, Value, needs_no_ids
 
 # What a byte of the stack holds, in the letters of the kernel's log.
 INVALID: Final = ord("?")
@@ -36,14 +37,16 @@ class Slot:
     Eight bytes of stack: what each byte holds, lowest address first, and the value spilled there.
 
     A spilled value of fewer than 8 bytes lies at the low end; `value` is also what describes a
-    dynptr, an iterator or a saved interrupt state.
+    dynptr, an iterator or a saved interrupt state. A slot that `needs_no_ids` stands for itself in
+    another state, whatever ids stand for there.
     """
 
-    __slots__ = ("kinds", "value")
+    __slots__ = ("kinds", "needs_no_ids", "value")
 
     def __init__(self, kinds: bytes, value: Any = None) -> None:
         self.kinds = kinds
         self.value = value
+        self.needs_no_ids = value is None or (kinds[0] == SPILL and needs_no_ids(value))
 
     def __repr__(self) -> str:
         return f"Slot({self.kinds.decode()}, {self.value})"
@@ -150,6 +153,19 @@ class Frame:
 
 Trace = tuple[int, Any, Any]
 """A step of a path: the slot executed, what else it touched (see precision), and the step before."""
+
+
+class StackStep(NamedTuple):
+    """What a step touched that loaded or stored a stack slot as a whole: the frame, and the slot as a bit."""
+
+    frame: int
+    bit: int
+
+
+@cache
+def stack_step(frame: int, index: int) -> StackStep:
+    """Return the step of a frame's stack slot."""
+    return StackStep(frame, 1 << index)
 
 
 Followed = dict[int, tuple[Trace, int, int, int]]

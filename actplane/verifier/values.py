@@ -162,6 +162,13 @@ class Pointer:
 Value = Scalar | Pointer
 
 
+def needs_no_ids(value: Value | None) -> bool:
+    """Whether a value stands for itself in another state, whatever ids stand for there."""
+    if value.__class__ is Pointer:
+        return not (value.id or value.ref or value.owner)
+    return value is None or not value.id
+
+
 def name_of(value: Value | None) -> str:
     """Return the kind of any value in the kernel's words."""
     if value is None:
