@@ -49,9 +49,11 @@ def forget() -> None:
 
 def apply(op: int, is_wide: bool, a: Range, b: Range) -> Range:
     """Return the range of `a op b`, as a 64-bit operation or a zero-extended 32-bit one."""
-    if a.is_const and b.is_const and op in _EXACTLY:
-        number = _EXACTLY[op](a.value, b.value)
-        return constant(number if is_wide else number & U32)
+    if a.is_const and b.is_const:
+        exactly = _EXACTLY.get(op)
+        if exactly is not None:
+            number = exactly(a.value, b.value)
+            return constant(number if is_wide else number & U32)
     key = (op, is_wide, a, b)
     found = _results.get(key)
     if found is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from actplane.asm.insn import Insn, MapFd, MapValue
 from actplane.asm.isa import (
@@ -32,8 +32,8 @@ from actplane.asm.uapi import ProgType
 from actplane.verifier import refs
 from actplane.verifier.alu import compile_alu
 from actplane.verifier.calls import compile_helper_call
-from actplane.verifier.flow import HELPER_CALL
-from actplane.verifier.instruction_versions import fields_of, since
+from actplane.verifier.flow import HELPER_CALL, called_function
+from actplane.verifier.instruction_versions import since
 from actplane.verifier.jumps import compile_jump
 from actplane.verifier.kernel_symbols import kernel_symbol
 from actplane.verifier.kfuncs import compile_kfunc_call
@@ -45,28 +45,12 @@ from actplane.verifier.subprograms import compile_exit, compile_subprogram_call
 from actplane.verifier.values import UNKNOWN_SCALAR, Pointer, Value, known
 from actplane.verifier.verification import Handler, Verification, refusal
 
-_PLACELESS: Final = frozenset(code for code in range(256) if code & CLASS_MASK in (ALU, ALU64))
-"""Opcodes of instructions that do the same wherever they stand; so do all ld_imm64 but those of functions."""
+PLACELESS: Final = frozenset({LD_IMM64, *(code for code in range(256) if code & CLASS_MASK in (ALU, ALU64))})
+"""Opcodes of instructions that do the same wherever they stand, so that one handler serves all that are equal."""
 
 
-def compile_insn(v: Verification, slot: int, shared: dict[tuple[Any, ...], Handler]) -> Handler:
-    """
-    Return the function that carries out the instruction at a slot on a state. `shared` are those of
-    instructions that do the same wherever they stand, by their fields.
-    """
-    insn = v.code.at[slot]
-    if insn is None:
-        return refusal("bad-jump", "control goes into the middle of an ld_imm64")
-    if insn.code not in _PLACELESS and (insn.code != LD_IMM64 or insn.src == PSEUDO_FUNC):
-        return _compile(v, slot, insn)
-    fields = fields_of(insn)
-    handler = shared.get(fields)
-    if handler is None:
-        handler = shared[fields] = _compile(v, slot, insn)
-    return handler
-
-
-def _compile(v: Verification, slot: int, insn: Insn) -> Handler:
+def compile_insn(v: Verification, slot: int, insn: Insn) -> Handler:
+    """Return the function that carries out the instruction at a slot on a state."""
     for reg in (insn.dst, insn.src):
         if reg > 10:
             return refusal("bad-instruction", f"there is no register r{reg}")
@@ -110,10 +94,21 @@ def _compile_ld(v: Verification, slot: int, insn: Insn) -> Handler:
         return refusal("bad-instruction", "an ld_imm64 uses reserved fields")
     if insn.dst == 10:
         return refusal("frame-pointer-write", "r10 is the frame pointer and is read only")
-    value, dst = _loaded_value(v, slot, insn), insn.dst
+    dst = insn.dst
+    if insn.src == PSEUDO_FUNC:
+        return _compile_function_address(insn)
+    value = _loaded_value(v, slot, insn)
 
     def load(state: State) -> int:
         state.frames[-1].regs[dst] = value
+        return state.slot + 2
+
+    return load
+
+
+def _compile_function_address(insn: Insn) -> Handler:
+    def load(state: State) -> int:
+        state.frames[-1].regs[insn.dst] = Pointer(Kind.FUNC, detail=called_function(state.slot, insn))
         return state.slot + 2
 
     return load
@@ -133,10 +128,6 @@ def _loaded_value(v: Verification, slot: int, insn: Insn) -> Value:
         if facts is None:
             refuse("bad-map", slot, f"there is no map {symbol.name!r}")
         return Pointer(Kind.MAP_VALUE, map=facts, off=symbol.offset_bytes)
-    if insn.src == PSEUDO_FUNC:
-        low = insn.imm & 0xFFFFFFFF
-        target = slot + 1 + (low - (1 << 32) if low >> 31 else low)
-        return Pointer(Kind.FUNC, detail=target)
     if insn.src == PSEUDO_BTF_ID:
         return kernel_symbol(v, slot, insn.imm & 0xFFFFFFFF)
     refuse("bad-instruction", slot, f"an ld_imm64 of kind {insn.src} refers to nothing")

@@ -14,7 +14,7 @@ from typing import Any, Final
 from actplane.verifier import precision
 from actplane.verifier.bits import bits_of
 from actplane.verifier.checkpoint import Checkpoint, LoopVisit, mark_all_read
-from actplane.verifier.dispatch import compile_insn
+from actplane.verifier.dispatch import PLACELESS, compile_insn
 from actplane.verifier.flow import CALLER_SAVED
 from actplane.verifier.liveness import Liveness
 from actplane.verifier.log import logged
@@ -55,7 +55,7 @@ class Engine:
         """The path that is walked."""
         self._handlers: list[Handler | None] = [None] * v.code.size
         self._shared: dict[tuple[Any, ...], Handler] = {}
-        """Handlers of instructions that do the same wherever they stand: see `compile_insn`."""
+        """Handlers of instructions that do the same wherever they stand, by their fields."""
         self._started = time.perf_counter()
         self._kept: dict[tuple[int, int], list[Checkpoint]] = {}
         """Checkpoints by slot and the call that the current frame returns to, the newest first."""
@@ -139,8 +139,15 @@ class Engine:
         return min(bound, processed + _INSNS_BETWEEN_LOOKS)
 
     def _compile(self, slot: int) -> Handler:
-        v = self.v
-        handler = compile_insn(v, slot, self._shared)
+        v, insn = self.v, self.code.at[slot]
+        assert insn is not None
+        if insn.code in PLACELESS:
+            fields = insn.code, insn.dst, insn.src, insn.off, insn.imm, insn.symbol
+            handler = self._shared.get(fields)
+            if handler is None:
+                handler = self._shared[fields] = compile_insn(v, slot, insn)
+        else:
+            handler = compile_insn(v, slot, insn)
         if not v.is_privileged:
             handler = guarded(v, slot, handler)
         return logged(v, slot, handler) if v.options.wants_log else handler

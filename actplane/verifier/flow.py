@@ -51,20 +51,24 @@ ARGUMENTS: Final = 0b11_1110
 
 _JUMPS: Final = frozenset(code for code in range(256) if code & CLASS_MASK in (JMP, JMP32))
 NAMES_FUNCTION: Final = frozenset({CALL, LD_IMM64})
-"""Opcodes of instructions that may call a function of the program, or take its address."""
+"""Opcodes of instructions that may call a function, or take the address of one of the program."""
 
 
 class Layout:
     """
     A program by slots, as the kernel counts: `at[slot]` is the instruction, None on the second slot of
-    an ld_imm64, `opcodes[slot]` its opcode, 0 on such a second slot, as in the kernel.
+    an ld_imm64, `opcodes[slot]` its opcode, 0 on such a second slot, as in the kernel. `addresses` are the
+    slots of those ld_imm64 that load more than a number.
     """
 
     def __init__(self, insns: Sequence[Insn]) -> None:
         self.at: list[Insn | None] = []
+        self.addresses: list[int] = []
         for insn in insns:
             self.at.append(insn)
             if insn.code == LD_IMM64:
+                if insn.src or insn.symbol is not None:
+                    self.addresses.append(len(self.at) - 1)
                 self.at.append(None)
         self.size = len(self.at)
         try:
@@ -77,8 +81,11 @@ class Layout:
 
     def insns_of(self, opcodes: Set[int]) -> Iterator[tuple[int, Insn]]:
         """Yield the instructions that have one of some opcodes, each behind its slot, from the first on."""
+        present = opcodes & self._present
+        if not present:
+            return
         table = bytearray(256)
-        for code in opcodes & self._present:
+        for code in present:
             table[code] = 1
         for slot in compress(range(self.size), self.opcodes.translate(table)):
             insn = self.at[slot]
@@ -117,8 +124,8 @@ class Code:
         self.following = {slot: _targets(slot, insn) for slot, insn in layout.insns_of(_JUMPS)}
         self.jumps = list(self.following)
         self.called: dict[int, int] = {}
-        for slot, insn in layout.insns_of(NAMES_FUNCTION):
-            target = called_function(slot, insn)
+        for slot in sorted([*layout.addresses, *self.jumps]):
+            target = called_function(slot, self._insn(slot))
             if target is not None:
                 self.called[slot] = target
         self.roots = roots

@@ -6,6 +6,7 @@ may differ where two states are compared.
 from __future__ import annotations
 
 from bisect import bisect_right
+from typing import Any
 
 from actplane.asm.insn import Insn, Kfunc
 from actplane.asm.isa import (
@@ -53,7 +54,7 @@ class Liveness:
         self._types = types
         self._blocks = list(code.blocks.values())
         self._firsts = list(code.blocks)
-        self._effects: dict[tuple[int, int, int, int], tuple[int, int]] = {}
+        self._effects: dict[tuple[Any, ...], tuple[int, int]] = {}
         self._live: dict[int, int] = {}
         """What is needed before the first slot of every block, and other slots that were asked for."""
 
@@ -90,18 +91,18 @@ class Liveness:
 
     def _effect(self, first: int, last: int) -> tuple[int, int]:
         """Return the registers that instructions read before they replace them, and those replaced, as bits."""
-        at, known = self._code.at, self._effects
+        known = self._effects
         use = define = 0
-        for slot in range(last, first - 1, -1):
-            insn = at[slot]
+        for insn in reversed(self._code.at[first : last + 1]):
             if insn is None:
                 continue
-            code = insn.code
-            key = code, insn.dst, insn.src, insn.imm
+            key = insn.code, insn.dst, insn.src, insn.imm, insn.symbol
             found = known.get(key)
-            if found is None or code == CALL:
+            if found is None:
                 found = known[key] = self._use_and_def(insn)
-            use, define = use & ~found[1] | found[0], define | found[1]
+            read, replaced = found
+            use = use & ~replaced | read
+            define |= replaced
         return use, define
 
     def _use_and_def(self, insn: Insn) -> tuple[int, int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from actplane.asm.insn import MapFd, MapValue
-from actplane.asm.isa import LD_IMM64
 from actplane.asm.uapi import MapType, ProgType
 from actplane.verifier.maps import MapFacts
 from actplane.verifier.refusals import refuse
@@ -49,9 +48,10 @@ _SLEEPABLE_MAPS: Final = {
 def check_maps(v: Verification) -> None:
     """Refuse references to maps that this program may not use, or that are not there."""
     seen: set[str] = set()
-    for slot, insn in v.code.layout.insns_of({LD_IMM64}):
-        symbol = insn.symbol
-        if symbol is not None and isinstance(symbol, MapFd | MapValue):
+    for slot in v.code.layout.addresses:
+        insn = v.code.at[slot]
+        symbol = insn.symbol if insn is not None else None
+        if isinstance(symbol, MapFd | MapValue):
             facts = v.subject.maps.get(symbol.name)
             if facts is None:
                 refuse("bad-map", slot, f"there is no map {symbol.name!r}")

@@ -204,7 +204,7 @@ def _refusal(engine: Engine | None, program: Program, refused: Refused) -> Refus
         text = insn_text(engine.code, slot)
         if engine.processed:
             state = state_text(engine.state, refused.regs)
-            path = _path(engine.state, program)
+            path = _path(engine.state, engine.code)
     return Refusal(
         refused.id,
         slot,
@@ -217,12 +217,13 @@ def _refusal(engine: Engine | None, program: Program, refused: Refused) -> Refus
     )
 
 
-def _path(state: State, program: Program) -> tuple[Step, ...]:
+def _path(state: State, code: Code) -> tuple[Step, ...]:
     steps: list[Step] = []
     node = state.steps
     while node is not None and len(steps) < _PATH_STEPS:
         slot, text, node = node
-        steps.append(Step(slot, text, program.span_at(slot)))
+        insn = code.at[slot]
+        steps.append(Step(slot, text, insn.span if insn is not None else None))
     return tuple(reversed(steps))
 
 

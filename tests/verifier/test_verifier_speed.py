@@ -8,6 +8,9 @@ import time
 import pytest
 
 from actplane.asm.assembler import assemble_object
+from actplane.asm.insn import Insn
+from actplane.asm.program import Program
+from actplane.asm.uapi import ProgType
 from actplane.errors import ActplaneError
 from actplane.loader.btf import Btf
 from actplane.verifier import Options, Report, verify
@@ -98,3 +101,29 @@ def test_the_collector_is_as_it_was() -> None:
     assert gc.isenabled()
     judge(BOUNDED, budget_insns=10)
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("end", ["r0 = 0\nexit", "r0 = r3\nexit"])
+def test_a_verification_leaves_nothing_to_the_collector(end: str) -> None:
+    text = f".prog main socket_filter\ncall bpf_get_prandom_u32\nif r0 == 1 goto done\nr1 = r0\ndone:\n{end}"
+    program = assemble_object(text, name="speed").programs[0]
+    gc.collect()
+    gc.disable()
+    try:
+        assert verify(program, {}).is_accepted == (end == "r0 = 0\nexit")
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
+
+
+def test_equal_instructions_are_refused_where_they_stand() -> None:
+    report = judge(".prog main socket_filter\nr3 = 1\nr0 = r3\ncall bpf_get_prandom_u32\nr0 = r3\nexit")
+    assert report.refusal is not None
+    assert (report.refusal.id, report.refusal.slot) == ("uninitialized-register", 3)
+
+
+def test_what_is_no_opcode_is_refused() -> None:
+    insns = (Insn(0x18, 0, imm=5), Insn(0x118), Insn(0x95))
+    report = verify(Program("speed", ProgType.BPF_PROG_TYPE_SOCKET_FILTER, insns), {})
+    assert report.refusal is not None
+    assert (report.refusal.id, report.refusal.slot) == ("bad-instruction", 2)
