@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from actplane.asm.insn import Insn, form_of
+from actplane.asm.insn import FunctionAddress, Insn, Label, Subprogram, form_of
 from actplane.asm.isa import PSEUDO_FUNC, Form, Kind
 from actplane.asm.program import Program
 from actplane.errors import ActplaneError
@@ -159,6 +159,8 @@ class _Slots:
 def _target(insns: Sequence[Insn], forms: Sequence[Form], index: int, slots: _Slots) -> int | None:
     """Return the instruction that a jump, a call or a function's address leads to, None for others."""
     kind, insn = forms[index].kind, insns[index]
+    if isinstance(insn.symbol, Label | Subprogram | FunctionAddress):
+        raise FlowError(index, f"{insn.symbol!r} is not resolved: resolve() does it")
     if kind in _BRANCHES or kind is Kind.JA:
         return slots.target(insns, index, insn.off)
     if kind is Kind.GOTOL or kind is Kind.CALL_SUBPROGRAM:
@@ -180,8 +182,8 @@ def build_graph(
     `jump_slots` are the slots that the program's jump tables hold (see `jump_tables`): an indirect jump
     may lead to each of them that is in its function, as kernels have it when they check the flow.
 
-    Raises: EncodeError for an invalid instruction; FlowError for a jump to where no instruction
-            starts, or a path that runs off the end.
+    Raises: EncodeError for an invalid instruction; FlowError for a label that is not resolved, a jump
+            to where no instruction starts, or a path that runs off the end.
 
     >>> from actplane.asm.insn import Insn
     >>> graph = build_graph([Insn(0xB7), Insn(0x15, 0, off=1), Insn(0xB7, imm=1), Insn(0x95)])

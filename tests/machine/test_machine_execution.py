@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 
 import pytest
 
 from actplane import asm
 from actplane.asm import R0, R1, R2, R3, R6, R7, R10, HelperId, Insn, MapSpec, MapType, Program, ProgType, Reg, Size
-from actplane.asm.machine import Callback, Fault, InstructionLimit, LoadError, Machine
+from actplane.asm.cfg import FlowError
+from actplane.asm.machine import Callback, Fault, InstructionLimit, LoadError, Machine, ProgArrayMap
 
 MASK = (1 << 64) - 1
 EXIT = asm.exit_()
@@ -338,3 +340,101 @@ def test_registers_may_be_changed_between_steps() -> None:
     execution.registers[0] = 98
     execution.run()
     assert execution.outcome().executed == 1 + 2 * 2 + 1
+
+
+# What runs keep and give back.
+
+
+def regions(machine: Machine) -> list[str]:
+    return [region.name for region in machine.memory.regions()]
+
+
+def test_runs_leave_no_memory_behind_however_they_end() -> None:
+    machine = Machine()
+    ends, faults = machine.load([asm.mov64(R0, 0), EXIT]), machine.load([asm.ldx(Size.DW, R0, R1, 64), EXIT])
+    ends.run(bytes(8), packet=bytes(20))
+    before = regions(machine)
+    ends.run(bytes(8), packet=bytes(20))
+    with pytest.raises(Fault, match="it has 8 bytes"):
+        faults.run(bytes(8), packet=bytes(20))
+    with pytest.raises(InstructionLimit):
+        ends.run(bytes(8), limit=1)
+    with ends.start(bytes(8)) as run:
+        run.step()
+    assert regions(machine) == before
+    assert run.is_finished
+    with pytest.raises(ValueError, match="has not ended"):
+        run.outcome()
+
+
+def test_runs_of_one_machine_do_not_share_their_stacks() -> None:
+    machine = Machine()
+    reads = machine.load([asm.st(Size.DW, R10, -8, 7), asm.mov64(R1, 0), asm.ldx(Size.DW, R0, R10, -8), EXIT])
+    writes = machine.load([asm.st(Size.DW, R10, -8, 9), asm.mov64(R0, 0), EXIT])
+    run = reads.start()
+    run.step()
+    writes.run()
+    run.run()
+    assert run.outcome().value == 7
+
+
+def test_a_helper_may_run_another_program_of_the_machine() -> None:
+    machine = Machine(helpers={5: lambda machine: inner.run().value})
+    inner = machine.load([asm.st(Size.DW, R10, -8, 9), asm.mov64(R0, 1), EXIT])
+    outer = machine.load(
+        [asm.st(Size.DW, R10, -8, 7), asm.call(5), asm.ldx(Size.DW, R1, R10, -8), asm.add64(R0, R1), EXIT]
+    )
+    assert outer.run().value == 8
+
+
+def test_a_label_that_is_not_resolved_is_not_loaded() -> None:
+    for insn, name in (
+        (asm.ja("x"), "Label"),
+        (asm.call_sub("x"), "Subprogram"),
+        (asm.ld_func(R1, "x"), "FunctionAddress"),
+    ):
+        with pytest.raises(FlowError, match=rf"insn 0: {name}\(name='x'\) is not resolved: resolve\(\) does it"):
+            Machine().load([insn, EXIT])
+
+
+def test_a_prog_array_takes_programs_of_its_machine_only() -> None:
+    machine = Machine([MapSpec("programs", MapType.BPF_MAP_TYPE_PROG_ARRAY, 4, 4, 1)])
+    programs = machine.maps["programs"]
+    assert isinstance(programs, ProgArrayMap)
+    programs.put(0, machine.load([asm.mov64(R0, 0), EXIT]))
+    with pytest.raises(ValueError, match="a program of another machine"):
+        programs.put(0, Machine().load([asm.mov64(R0, 0), EXIT]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "r1 = r10\nr2 = -1\ncall bpf_get_current_comm",
+        "r1 = r10\nr2 = -1\nr3 = 0\ncall bpf_probe_read_kernel",
+        "r1 = r10\nr2 = -1\nr3 = 0\ncall bpf_probe_read_user",
+        "r1 = r10\nr2 = -1\nr3 = 0\ncall bpf_probe_read_kernel_str",
+        "r1 = r10\nr2 = -1\nr3 = 0\ncall bpf_probe_read_user_str",
+        "r2 = 0\nr3 = r10\nr4 = -1\ncall bpf_skb_load_bytes",
+        "r2 = 0\nr3 = r10\nr4 = -1\nr5 = 7\ncall bpf_skb_load_bytes_relative",
+        "r1 = r10\nr2 = -1\nr3 = 0\nr4 = 1\ncall bpf_copy_from_user_str#kfunc",
+    ],
+)
+def test_a_size_of_four_gigabytes_is_a_fault_and_not_allocated(text: str) -> None:
+    loaded = Machine().load(asm.assemble(text + "\nexit").insns)
+    tracemalloc.start()
+    with pytest.raises(Fault, match=r"write of 4294967295 bytes at stack\+512: it has 512 bytes"):
+        loaded.run(packet=b"")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_a_record_that_the_ring_has_no_room_for_is_not_allocated() -> None:
+    machine = Machine([MapSpec("ring", MapType.BPF_MAP_TYPE_RINGBUF, 0, 0, 4096)])
+    text = "r1 = map[ring]\nr2 = 0xffffffff ll\nr3 = 0\ncall bpf_ringbuf_reserve\nexit"
+    loaded = machine.load(asm.assemble(text).insns)
+    tracemalloc.start()
+    assert loaded.run().value == 0
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20

@@ -461,5 +461,5 @@ def test_a_mistake_in_a_helper_of_ones_own_is_not_taken_for_a_fault() -> None:
 
 def test_stack_pointers_survive_into_messages() -> None:
     machine = Machine()
-    assert machine.memory.name_of(machine.stack(0).address + 500) == "stack+500"
-    assert machine.memory.name_of(machine.stack(1).address - 8) == "stack of frame 1-8"
+    assert machine.memory.name_of(machine.take_stack(0).address + 500) == "stack+500"
+    assert machine.memory.name_of(machine.take_stack(1).address - 8) == "stack of frame 1-8"

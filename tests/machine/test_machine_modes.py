@@ -48,19 +48,19 @@ def test_blocks_steps_and_a_mixture_end_alike(seed: int) -> None:
     program = Machine().load(random_program(rng))
     ends = []
     for steps_first in (0, 10_000, rng.randrange(1, 50)):
-        execution = program.start()
-        stack = execution.frame.stack
-        fault = None
-        try:
-            for _ in range(steps_first):
-                if execution.is_finished:
-                    break
-                execution.step()
-            execution.run()
-        except Fault as error:
-            fault = str(error)
-        executed = None if fault else execution.executed  # a faulting block counts as a whole
-        ends.append((fault, execution.registers[:11], bytes(stack.buffer), executed))
+        with program.start() as execution:
+            stack = execution.frame.stack
+            fault = None
+            try:
+                for _ in range(steps_first):
+                    if execution.is_finished:
+                        break
+                    execution.step()
+                execution.run()
+            except Fault as error:
+                fault = str(error)
+            executed = None if fault else execution.executed  # a faulting block counts as a whole
+            ends.append((fault, execution.registers[:11], bytes(stack.buffer), executed))
     assert ends[0] == ends[1] == ends[2]
 
 

@@ -133,6 +133,7 @@ class Execution:
         self.frames: list[Frame | HelperFrame] = []
         self._context = context
         self._is_single = False
+        self._has_ended = self._is_closed = False
         self._next: Unit | None = self._enter(program, 0, None, (first_argument,))
 
     # What a person asks.
@@ -161,7 +162,7 @@ class Execution:
 
     def outcome(self) -> Outcome:
         """Return what a finished run left behind. Raises: ValueError if it has not ended."""
-        if not self.is_finished:
+        if not self._has_ended:
             raise ValueError(f"{self.program.name} has not ended")
         return Outcome(
             value=self.registers[0],
@@ -248,10 +249,25 @@ class Execution:
         finally:
             self.machine.current_run = previous
         if unit is None:
-            self._end()
+            self._has_ended = True
+            self.close()
 
-    def _end(self) -> None:
+    def __enter__(self) -> Execution:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back the memory of the run: what its end does, or who gives it up before."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._next = None
         memory = self.machine.memory
+        for depth, frame in enumerate(frame for frame in self.frames if isinstance(frame, Frame)):
+            self.machine.give_stack(depth, frame.stack)
+        self.frames.clear()
         if self._context is not None:
             memory.remove(self._context)
         if self.packet is not None:
@@ -321,6 +337,7 @@ class Execution:
         if is_asked_for and registers[0] is None:
             self.frames.append(frame)
             raise Fault("r0 is read before it has a value")
+        self.machine.give_stack(self._depth, frame.stack)
         if not self.frames:
             return None
         registers[1:6] = (None,) * 5
@@ -344,7 +361,7 @@ class Execution:
         frame = self.frame
         frame.program, frame.entry = target, 0
         frame.may_goto_left = MAX_MAY_GOTO
-        self._clear(frame.stack)
+        memoryview(frame.stack.buffer)[:] = self.machine.stack_content
         self.registers[1] = context
         self.registers[6:10] = (None,) * 4
         return self._unit(target, 0)
@@ -352,11 +369,10 @@ class Execution:
     def _enter(
         self, program: LoadedProgram, entry: int, return_to: int | None, arguments: tuple[int | None, ...]
     ) -> Unit:
-        depth = sum(isinstance(frame, Frame) for frame in self.frames)
+        depth = self._depth
         if depth >= MAX_CALL_FRAMES:
             raise Fault(f"the call stack of {MAX_CALL_FRAMES} frames is too deep")
-        stack = self.machine.stack(depth)
-        self._clear(stack)
+        stack = self.machine.take_stack(depth)
         registers = self.registers
         self.frames.append(Frame(program, entry, return_to, registers[6:11], stack))
         registers[0:11] = (None,) * 11
@@ -364,8 +380,9 @@ class Execution:
         registers[10] = stack.address + MAX_STACK_BYTES
         return self._unit(program, entry)
 
-    def _clear(self, stack: Region) -> None:
-        memoryview(stack.buffer)[:] = self.machine.stack_content
+    @property
+    def _depth(self) -> int:
+        return sum(isinstance(frame, Frame) for frame in self.frames)
 
     def _resume(self, result: int | None) -> Unit:
         """Go on in the helper on top of the frames with the result of its callback."""

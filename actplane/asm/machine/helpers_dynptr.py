@@ -156,9 +156,11 @@ def bpf_copy_from_user_str(machine: Machine, destination: int, size: int, source
     try:
         text = machine.memory.read_string(source, size - 1) if size > 1 else b""
     except Fault:
-        machine.memory.write(destination, bytes(size))
+        machine.memory.zero(destination, size)
         return -errno.EFAULT
-    machine.memory.write(destination, (text + b"\0").ljust(size if flags else 0, b"\0"))
+    if flags:
+        machine.memory.zero(destination, size)
+    machine.memory.write(destination, text + b"\0")
     return len(text) + 1
 
 

@@ -68,8 +68,9 @@ def get_current_uid_gid(machine: Machine) -> int:
 @helper(HelperId.bpf_get_current_comm)
 def get_current_comm(machine: Machine, buffer: int, size: int) -> int:
     size &= U32
-    name = machine.task.comm_bytes[: size - 1] if size else b""
-    machine.memory.write(buffer, name.ljust(size, b"\0"))
+    machine.memory.zero(buffer, size)
+    if size:
+        machine.memory.write(buffer, machine.task.comm_bytes[: size - 1])
     return 0
 
 
@@ -130,7 +131,7 @@ def _refuses_kernel_read(machine: Machine, address: int) -> bool:
 @helper(HelperId.bpf_probe_read_kernel)
 def probe_read_kernel(machine: Machine, destination: int, size: int, source: int) -> int:
     if _refuses_kernel_read(machine, source):
-        machine.memory.write(destination, bytes(size & U32))
+        machine.memory.zero(destination, size & U32)
         return -errno.ERANGE
     return _copy(machine, destination, size & U32, source)
 
@@ -152,7 +153,7 @@ def _copy(machine: Machine, destination: int, size: int, source: int) -> int:
     if size == 0:
         return 0
     if not machine.memory.is_mapped(source, size):
-        machine.memory.write(destination, bytes(size))
+        machine.memory.zero(destination, size)
         return -errno.EFAULT
     machine.memory.write(destination, machine.memory.read(source, size))
     return 0
@@ -161,7 +162,7 @@ def _copy(machine: Machine, destination: int, size: int, source: int) -> int:
 @helper(HelperId.bpf_probe_read_kernel_str)
 def probe_read_kernel_str(machine: Machine, destination: int, size: int, source: int) -> int:
     if size & U32 and _refuses_kernel_read(machine, source):
-        machine.memory.write(destination, bytes(size & U32))
+        machine.memory.zero(destination, size & U32)
         return -errno.ERANGE
     return probe_read_str(machine, destination, size, source)
 
@@ -174,7 +175,7 @@ def probe_read_str(machine: Machine, destination: int, size: int, source: int) -
     try:
         text = machine.memory.read_string(source, size - 1) if size > 1 else b""
     except Fault:
-        machine.memory.write(destination, bytes(size))
+        machine.memory.zero(destination, size)
         return -errno.EFAULT
     machine.memory.write(destination, text + b"\0")
     return len(text) + 1

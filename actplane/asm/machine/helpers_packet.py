@@ -34,8 +34,11 @@ def _packet(machine: Machine) -> Packet:
 def skb_load_bytes(machine: Machine, context: int, offset: int, destination: int, size: int) -> int:
     size &= U32
     data = _packet(machine).load(offset & U32, size)
-    machine.memory.write(destination, bytes(size) if data is None else data)
-    return -errno.EFAULT if data is None else 0
+    if data is None:
+        machine.memory.zero(destination, size)
+        return -errno.EFAULT
+    machine.memory.write(destination, data)
+    return 0
 
 
 @helper(HelperId.bpf_skb_load_bytes_relative)
@@ -44,7 +47,7 @@ def skb_load_bytes_relative(
 ) -> int:
     start &= U32
     if start not in (BPF_HDR_START_MAC, BPF_HDR_START_NET):
-        machine.memory.write(destination, bytes(size & U32))
+        machine.memory.zero(destination, size & U32)
         return -errno.EFAULT
     base = _packet(machine).network_offset if start == BPF_HDR_START_NET else 0
     return skb_load_bytes(machine, context, base + (offset & U32), destination, size)

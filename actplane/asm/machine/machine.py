@@ -132,7 +132,8 @@ class LoadedProgram:
 
         `context` becomes r1: bytes are mapped for this run, an int is an address (or any number).
         Without it, `arguments` are mapped as an array of u64, which is the context of tracing and LSM
-        programs; with `packet`, the context is that of the program's kind, pointing to the packet.
+        programs; with `packet`, the context is that of the program's kind, pointing to the packet. A run
+        that is not taken to its end is closed, or it keeps its memory: `with program.start() as run`.
         """
         memory = self.machine.memory
         sent = Packet(memory, packet) if packet is not None else None
@@ -161,8 +162,8 @@ class LoadedProgram:
 
         Raises: Fault where the program does what it may not; InstructionLimit.
         """
-        execution = self.start(context, packet=packet, arguments=arguments, limit=limit)
-        execution.run()
+        with self.start(context, packet=packet, arguments=arguments, limit=limit) as execution:
+            execution.run()
         return execution.outcome()
 
     def __repr__(self) -> str:
@@ -225,7 +226,7 @@ class Machine:
         self._maps_by_address: dict[int, Map] = {}
         self._functions: dict[int, tuple[LoadedProgram, int]] = {}
         self._function_regions: dict[tuple[int, int], Region] = {}
-        self._stacks: list[Region] = []
+        self._free_stacks: dict[int, list[Region]] = {}
         self._tasks: dict[int, Task] = {}
         self._numbers = count(1)
         self._task = self.add_task(Task())
@@ -360,12 +361,18 @@ class Machine:
         self.clock_ns += self.clock_step_ns
         return now
 
-    def stack(self, depth: int) -> Region:
-        """Return the stack of the frame at a depth."""
-        while depth >= len(self._stacks):
-            name = "stack" if not self._stacks else f"stack of frame {len(self._stacks)}"
-            self._stacks.append(self.memory.add(name, MAX_STACK_BYTES))
-        return self._stacks[depth]
+    def take_stack(self, depth: int) -> Region:
+        """Return a stack for a frame at a depth, with what stacks hold at first; it is the frame's until given back."""
+        free = self._free_stacks.setdefault(depth, [])
+        stack = (
+            free.pop() if free else self.memory.add(f"stack of frame {depth}" if depth else "stack", MAX_STACK_BYTES)
+        )
+        memoryview(stack.buffer)[:] = self.stack_content
+        return stack
+
+    def give_stack(self, depth: int, stack: Region) -> None:
+        """Take back the stack of a frame at a depth."""
+        self._free_stacks[depth].append(stack)
 
     def helper(self, number: int) -> Helper | None:
         """Return a helper by number, None if there is none."""

@@ -388,7 +388,9 @@ class ProgArrayMap(Map):
         self.programs: dict[int, LoadedProgram] = {}
 
     def put(self, index: int, program: LoadedProgram) -> None:
-        """Put a program into a slot. Raises: IndexError if there is no such slot."""
+        """Put a program of the same machine into a slot. Raises: IndexError if there is no such slot, ValueError."""
+        if program.machine.memory is not self.memory:
+            raise ValueError(f"map {self.name}: {program.name} is a program of another machine")
         if not 0 <= index < self.spec.max_entries:
             raise IndexError(f"map {self.name}: slot {index}: expected 0 to {self.spec.max_entries - 1}")
         self.programs[index] = program

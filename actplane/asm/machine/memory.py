@@ -156,6 +156,12 @@ class Memory:
         offset = address & OFFSET_MASK
         region.buffer[offset : offset + len(data)] = data
 
+    def zero(self, address: int, size: int) -> None:
+        """Write zeros: as many as a program names, and none are made if it names too many. Raises: Fault as `write`."""
+        if not self.is_mapped(address, size):
+            raise self.fault(address, size, is_write=True)
+        self.write(address, bytes(size))
+
     def load_or_zero(self, address: int, size: int) -> int:
         """Return an unsigned number of `size` bytes, 0 if any of them is outside a region."""
         buffer = self.buffers.get(address >> SLOT_BITS)

@@ -28,8 +28,12 @@ class _Record:
 
     @property
     def room(self) -> int:
-        """The bytes the record takes in the ring."""
-        return -(-(self.region.size + RECORD_HEADER_BYTES) // RECORD_ALIGNMENT) * RECORD_ALIGNMENT
+        return _room(self.region.size)
+
+
+def _room(size: int) -> int:
+    """Return the bytes that a record of so many takes in the ring."""
+    return -(-(size + RECORD_HEADER_BYTES) // RECORD_ALIGNMENT) * RECORD_ALIGNMENT
 
 
 class RingBufferMap(Map):
@@ -47,11 +51,10 @@ class RingBufferMap(Map):
         """Return the address of a new record, or 0 if there is no room for it."""
         if flags:
             return 0
-        record = _Record(self.memory.add(f"record of {self.name}", size))
-        if self.used_bytes + record.room > self.spec.max_entries - 1:
-            self.memory.remove(record.region)
+        if self.used_bytes + _room(size) > self.spec.max_entries - 1:
             self.dropped += 1
             return 0
+        record = _Record(self.memory.add(f"record of {self.name}", size))
         self.used_bytes += record.room
         self._records.append(record)
         self._by_address[record.region.address] = record
