@@ -68,8 +68,10 @@ class Lowering:
         for tree in trees:
             for declaration in tree.declarations:
                 if isinstance(declaration, ast.LabelSource):
-                    source = self.source(declaration)
-                    sources.add((source.label, source.kind, source.pattern), source)
+                    # A source without its kind has been reported by the parser.
+                    if declaration.kind.text:
+                        source = self.source(declaration)
+                        sources.add((source.label, source.kind, source.pattern), source)
                 elif isinstance(declaration, ast.Transform):
                     transform = self.transform(declaration)
                     transforms.add((transform.label, transform.is_declassify, transform.pattern), transform)

@@ -185,7 +185,7 @@ class _Parse:
         if token.text in vocabulary.REMOVED and meant == vocabulary.REMOVED[token.text]:
             hint = "labels need no declaration of their own" if self.is_bare_label(token) else ""
             return Diagnostic(token.span, f"'{token.text}' was removed from the language: write '{meant}'", hint)
-        shown = "a string" if token.type == "STRING" else f"'{token.text}'"
+        shown = "string" if token.type == "STRING" else f"'{token.text}'"
         place = next((name for kind, name in _PLACES.items() if kind in expected), "")
         message = f"unknown {place} {shown}" if place and token.type == "WORD" else f"unexpected {shown}"
         return Diagnostic(token.span, f"{message}: expected {wanted}", self.hint(token, expected, meant))

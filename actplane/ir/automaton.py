@@ -34,6 +34,12 @@ _WIDE_CLASSES = 4
 """States with a loop, or an edge for more classes than this, share precomputed rows."""
 _SAMPLED_SETS = 4000
 
+_MAX_HELD = 1 << 22
+"""
+How many states of the NFA the rows may stand for, all together: what the construction costs in memory and time.
+Tables within DEFAULT_MAX_TABLE_BYTES need half of it at the most, unless a few patterns put hundreds into every row.
+"""
+
 _NOTHING: frozenset[int] = frozenset()
 
 
@@ -45,16 +51,14 @@ class AutomatonTooLarge(ActplaneError):
     the table, where `**/a/**` and `**/b` each add a few rows.
     """
 
-    def __init__(self, patterns: Sequence[int], row_count: int, max_table_bytes: int) -> None:
+    def __init__(self, patterns: Sequence[int], row_count: int, limit: str) -> None:
         shown = ", ".join(map(str, patterns[:10])) + (", ..." if len(patterns) > 10 else "")
         super().__init__(
-            f"pattern automaton: table too large: got more than {row_count} states, "
-            f"expected at most {max_table_bytes} bytes\n"
+            f"pattern automaton: table too large: got more than {row_count} states, expected at most {limit}\n"
             f"    hint: patterns {shown} multiply the states; use fewer `**` or `?` between fixed parts"
         )
         self.patterns = tuple(patterns)
         self.row_count = row_count
-        self.max_table_bytes = max_table_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +161,7 @@ def compile_automaton(
     After the NUL the state is the start if `restarts` (several strings in a row, such as argv), else
     row 0, where further NULs are padding. A matching pattern is emitted at least once, maybe more.
 
-    Raises: AutomatonTooLarge if the table would not fit in `max_table_bytes`.
+    Raises: AutomatonTooLarge if the table would not fit in `max_table_bytes`, or would be too much work to make.
     """
     nfa = build_nfa(regexes)
     return _Subsets(nfa, restarts, max_table_bytes).compile()
@@ -224,6 +228,7 @@ class _Subsets:
 
         self.offsets: dict[_Key, int] = {(_NOTHING, 0, 0): 0}
         self.rows: list[_Key] = [(_NOTHING, 0, 0)]
+        self.held = 0
         self.bases: dict[frozenset[int], tuple[list[int], list[frozenset[int]]]] = {}
 
     def compile(self) -> Automaton:
@@ -325,13 +330,16 @@ class _Subsets:
         key = (states, emitted, pending)
         offset = self.offsets.get(key)
         if offset is None:
+            self.held += len(states)
             if len(self.rows) >= self.max_rows:
-                raise self.too_large()
+                raise self.too_large(f"{self.max_table_bytes} bytes")
+            if self.held > _MAX_HELD:
+                raise self.too_large(f"{_MAX_HELD} positions in the patterns for all states together")
             offset = self.offsets[key] = len(self.rows) * self.row_bytes
             self.rows.append(key)
         return offset
 
-    def too_large(self) -> AutomatonTooLarge:
+    def too_large(self, limit: str) -> AutomatonTooLarge:
         """
         Measure which patterns are to blame, and return the error that names them.
 
@@ -350,7 +358,7 @@ class _Subsets:
         for group, score in blame.items():
             if score >= worst / 4:
                 guilty |= group
-        return AutomatonTooLarge(_bits(guilty), len(self.rows), self.max_table_bytes)
+        return AutomatonTooLarge(_bits(guilty), len(self.rows), limit)
 
 
 def _split_alphabet(nfa: Nfa) -> tuple[bytes, int, dict[int, tuple[int, ...]]]:

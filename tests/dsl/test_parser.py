@@ -44,7 +44,7 @@ DECLARATION = "source, rule, declassify, endorse or the end of the policy"
         ('source A file "x"', ["1:10: unexpected 'file': expected '='"]),
         ('rule r kill exec "x"', ["1:8: unexpected 'kill': expected ':'"]),
         ('rule r: kill exec "x" if (A or B', ["1:33: the policy ends too early: expected 'and', 'or' or ')'"]),
-        ('endorse A by "x"', ["1:14: unexpected a string: expected exec"]),
+        ('endorse A by "x"', ["1:14: unexpected string: expected exec"]),
         ("@", ["1:1: unexpected character '@'"]),
         (
             "a\u00a0b",

@@ -239,3 +239,11 @@ def test_one_pattern_that_multiplies_alone_is_found() -> None:
     with pytest.raises(AutomatonTooLarge) as caught:
         compile_automaton(patterns, restarts=False, max_table_bytes=1 << 18)
     assert caught.value.patterns == (20,)
+
+
+def test_sets_of_hundreds_are_refused_before_they_fill_the_memory() -> None:
+    patterns = [glob("/lit"), glob("**" + "?" * 200 + "**" + "a?" * 200 + "b")]
+    with pytest.raises(AutomatonTooLarge, match="positions in the patterns for all states together") as caught:
+        compile_automaton(patterns, restarts=False)
+    assert caught.value.patterns == (1,)
+    assert caught.value.row_count < 50_000
