@@ -181,12 +181,12 @@ def run_cfg(options: argparse.Namespace) -> int:
 def _argument_count(call: Any) -> int:
     """How many arguments a call takes, as far as the machine's helpers tell."""
     from actplane.asm.insn import Kfunc
-    from actplane.asm.machine.machine import BUILT_IN_HELPERS, BUILT_IN_KFUNCS
+    from actplane.asm.machine.registry import HELPERS, KFUNCS
 
     if isinstance(call.symbol, Kfunc):
-        kfunc = BUILT_IN_KFUNCS.get(call.symbol.name)
+        kfunc = KFUNCS.get(call.symbol.name)
         return kfunc.arguments if kfunc else 5
-    helper = BUILT_IN_HELPERS.get(call.imm)
+    helper = HELPERS.get(call.imm)
     return helper.arguments if helper and not call.src else 5
 
 

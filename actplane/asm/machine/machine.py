@@ -19,7 +19,6 @@ from typing import Any
 from actplane.asm.cfg import Graph
 from actplane.asm.disasm import format_insn
 from actplane.asm.insn import EnumValue, Field, Insn, TypeSize
-from actplane.asm.machine import helpers_dynptr, helpers_kernel, helpers_maps, helpers_packet
 from actplane.asm.machine.arithmetic import byte_swap, sdiv, sign_extend, smod
 from actplane.asm.machine.execution import MAX_STACK_BYTES, Execution, Outcome, Unit
 from actplane.asm.machine.faults import Fault, LoadError
@@ -37,11 +36,6 @@ from actplane.asm.uapi import MapType, ProgType
 
 DEFAULT_LIMIT = 1_000_000
 """Instructions a run may take: what the verifier explores at most (BPF_COMPLEXITY_LIMIT_INSNS)."""
-
-_BUILT_IN = (helpers_maps, helpers_kernel, helpers_packet, helpers_dynptr)
-"""Importing these modules is what fills the tables of the registry."""
-BUILT_IN_HELPERS: Mapping[int, Helper] = HELPERS
-BUILT_IN_KFUNCS: Mapping[str, Helper] = KFUNCS
 
 MAP_TYPES: dict[MapType, type[Map]] = {**KEYED_MAPS, **STREAM_MAPS, **STORAGE_MAPS}
 
