@@ -362,29 +362,31 @@ def _subtract(v: Verification, slot: int, dst: int, pointer: Pointer, offset: Ra
 
 
 def _check_amount(slot: int, dst: int, pointer: Pointer, offset: Range) -> None:
+    if -MAX_VAR_OFF < offset.smin < MAX_VAR_OFF:
+        return
     name = pointer.type_name
-    if offset.is_const and not -MAX_VAR_OFF < offset.smin < MAX_VAR_OFF:
+    if offset.is_const:
         refuse("pointer-out-of-range", slot, f"r{dst}: {offset.smin} is too much to move a {name} pointer by", dst)
     if offset.smin == S64_MIN:
         claim = f"r{dst}: a {name} pointer is moved by a number without a lower bound"
         refuse("pointer-out-of-range", slot, claim, dst)
-    if not -MAX_VAR_OFF < offset.smin < MAX_VAR_OFF:
-        claim = f"r{dst}: a {name} pointer is moved by {offset.smin} or more, out of any bounds"
-        refuse("pointer-out-of-range", slot, claim, dst)
+    claim = f"r{dst}: a {name} pointer is moved by {offset.smin} or more, out of any bounds"
+    refuse("pointer-out-of-range", slot, claim, dst)
 
 
 def _check_moved(slot: int, dst: int, pointer: Pointer) -> None:
+    var = pointer.var
+    if -MAX_VAR_OFF < pointer.off < MAX_VAR_OFF and -MAX_VAR_OFF < var.smin < MAX_VAR_OFF:
+        return
     name = pointer.type_name
     if not -MAX_VAR_OFF < pointer.off < MAX_VAR_OFF:
         refuse("pointer-out-of-range", slot, f"r{dst}: the offset {pointer.off} of a {name} pointer is too large", dst)
-    var = pointer.var
-    if var.is_const and not -MAX_VAR_OFF < var.smin < MAX_VAR_OFF:
+    if var.is_const:
         refuse("pointer-out-of-range", slot, f"r{dst}: {var.smin} is too much to move a {name} pointer by", dst)
     if var.smin == S64_MIN:
         claim = f"r{dst}: the offset of a {name} pointer has no lower bound"
         refuse("pointer-out-of-range", slot, claim, dst)
-    if not -MAX_VAR_OFF < var.smin < MAX_VAR_OFF:
-        refuse("pointer-out-of-range", slot, f"r{dst}: the offset {var.smin} of a {name} pointer is out of bounds", dst)
+    refuse("pointer-out-of-range", slot, f"r{dst}: the offset {var.smin} of a {name} pointer is out of bounds", dst)
 
 
 def describe(value: Scalar | Pointer | None) -> str:

@@ -183,8 +183,9 @@ class Engine:
             kept = self._kept[key] = []
         for old in tuple(kept):
             if old.branches:
-                outcome = self._compare_with_ancestor(old, state, slot)
-                if outcome is True:
+                compare = self._compare_at_loop if is_special else self._compare_with_ancestor
+                outcome = compare(old, state, slot)
+                if outcome:
                     return self._accept_cover(old, state)
                 if outcome is None and is_recent:
                     wants_new = False
@@ -197,26 +198,21 @@ class Engine:
                 return self._accept_cover(old, state)
             if wants_new:
                 old.misses += 1
-            patience = 64 if is_special and old.branches else 3
-            if old.misses > old.hits * patience + patience:
-                # Not worth comparing with any longer; paths that started here still lead back to it.
-                kept.remove(old)
-                self._forgotten += 1
+                patience = 64 if is_special and old.branches else 3
+                if old.misses > old.hits * patience + patience:
+                    # Not worth comparing with any longer; paths that started here still lead back to it.
+                    kept.remove(old)
+                    self._forgotten += 1
         if wants_new:
             self._keep(state, kept)
         if slot in code.jump_points:
             state.history += 1
         return False
 
-    def _compare_with_ancestor(self, old: Checkpoint, state: State, slot: int) -> bool | None:
-        """
-        Compare with a checkpoint that has open paths. True: covered. None: an ordinary ancestor in a
-        loop. Raises Refused for a loop that comes back to the same state.
-        """
+    def _compare_at_loop(self, old: Checkpoint, state: State, slot: int) -> bool | None:
+        """Do what `_compare_with_ancestor` does, where loops of iterators, may_goto and callbacks come back."""
         code = self.code
-        if slot not in code.checkpoint:
-            pass  # None of the calls and jumps that loops of their own kind come back to.
-        elif slot in code.iter_next:
+        if slot in code.iter_next:
             if states_equal(old, state, RANGE_WITHIN) and _iterator_advanced(old.state, state):
                 return self._enter_loop(old, state)
             return False
@@ -225,6 +221,13 @@ class Engine:
                 return self._enter_loop(old, state)
         elif slot in code.callback_calls:
             return states_equal(old, state, RANGE_WITHIN) and self._enter_loop(old, state)
+        return self._compare_with_ancestor(old, state, slot)
+
+    def _compare_with_ancestor(self, old: Checkpoint, state: State, slot: int) -> bool | None:
+        """
+        Compare with a checkpoint that has open paths. True: covered. None: an ordinary ancestor in a
+        loop. Raises Refused for a loop that comes back to the same state.
+        """
         if state.frames[0].is_async and not old.state.frames[-1].is_async:
             return False
         if _maybe_looping(old, state) and states_equal(old, state, EXACT):
@@ -305,6 +308,8 @@ class Engine:
             checkpoint.precise_slots = [-1] * len(state.frames)
         self.states_kept += 1
         checkpoint.number = self.states_kept
+        if kept and len(kept[0].live) == len(live):
+            checkpoint.suspect = kept[0].suspect and (*kept[0].suspect[:3], None)
         kept.insert(0, checkpoint)
         self.peak_states = max(self.peak_states, self.states_kept - self._forgotten)
         self.max_states_per_insn = max(self.max_states_per_insn, len(kept))
@@ -322,10 +327,14 @@ def _maybe_looping(old: Checkpoint, state: State) -> bool:
     if len(old.state.frames) != len(state.frames):
         return False
     kept, regs = old.state.frames[-1].regs, state.frames[-1].regs
-    if old.unlike >= 0 and _differ(kept[old.unlike], regs[old.unlike]):
-        return False
+    unlike = old.unlike
+    if unlike >= 0:
+        # Most often this is the number that counts the rounds.
+        one, two = kept[unlike], regs[unlike]
+        if one.__class__ is Scalar and two.__class__ is Scalar and one.range is not two.range:
+            return False
     for reg in bits_of(old.live[-1]):
-        if _differ(kept[reg], regs[reg]):
+        if kept[reg] is not regs[reg] and _differ(kept[reg], regs[reg]):
             old.unlike = reg
             return False
     return True
@@ -333,11 +342,9 @@ def _maybe_looping(old: Checkpoint, state: State) -> bool:
 
 def _differ(one: Value | None, two: Value | None) -> bool:
     """Whether two values are of different classes, or numbers of different ranges."""
-    if one is two:
-        return False
-    if one.__class__ is not two.__class__:
-        return True
-    return one.__class__ is Scalar and one.range is not two.range  # type: ignore[union-attr]
+    if one.__class__ is Scalar and two.__class__ is Scalar:
+        return one.range is not two.range
+    return one.__class__ is not two.__class__
 
 
 def _iterator_advanced(old: State, state: State) -> bool:

@@ -40,7 +40,6 @@ from actplane.asm.isa import (
     STX,
     X,
 )
-from actplane.asm.uapi import HelperId
 from actplane.verifier.bits import bits_of
 from actplane.verifier.checkpoint import Checkpoint
 from actplane.verifier.flow import ARGUMENTS, CALLER_SAVED, HELPER_CALL, Code, is_conditional
@@ -52,7 +51,6 @@ class GaveUp(Exception):
     """Backtracking met something that it cannot follow: every number becomes precise."""
 
 
-FROM_EXIT: Final = "exit"
 GLOBAL_CALL: Final = "global"
 
 
@@ -147,7 +145,9 @@ def _walk(code: Code, back: Backtrack, trace: Any, parent: Checkpoint | None, la
         try:
             while node is not None:
                 slot, extra, node = node
-                if concerns[slot] & wanted or (extra is not None and _touches(extra, slots)):
+                if concerns[slot] & wanted or (
+                    extra is not None and (extra.__class__ is not StackStep or slots[extra.frame] & extra.bit)
+                ):
                     change = changes[slot]
                     if change is None or extra is not None:
                         _step_back(code, back, slot, extra, later)
@@ -166,11 +166,6 @@ def _walk(code: Code, back: Backtrack, trace: Any, parent: Checkpoint | None, la
             return has_changed
         has_changed = True
         trace, followed, parent = parent.trace, parent.followed, parent.parent
-
-
-def _touches(extra: Any, slots: list[int]) -> bool:
-    """Whether a step may concern wanted stack slots, or what else it touched beside registers."""
-    return extra.__class__ is not StackStep or bool(slots[extra.frame] & extra.bit)
 
 
 def _was_followed(back: Backtrack, step: Trace, followed: Followed) -> bool:
@@ -193,7 +188,7 @@ def _concern(code: Code, slot: int, insn: Insn) -> int:
     kind = insn.code & CLASS_MASK
     dst, src = 1 << insn.dst, 1 << insn.src
     if kind == LD:
-        return dst if insn.code == LD_IMM64 else CALLER_SAVED
+        return dst if insn.code == LD_IMM64 else _ALWAYS
     if kind == STX and insn.code & MODE_MASK == ATOMIC and insn.imm != LOAD_ACQUIRE:
         return dst | src | 1
     if kind not in (JMP, JMP32):
@@ -202,7 +197,7 @@ def _concern(code: Code, slot: int, insn: Insn) -> int:
         return dst | src if insn.code & X else 0
     if insn.code in (JA, GOTOL):
         return 0
-    is_plain_helper = insn.src == HELPER_CALL and slot not in code.callback_calls and insn.imm != HelperId.bpf_tail_call
+    is_plain_helper = insn.src == HELPER_CALL and slot not in code.callback_calls
     return CALLER_SAVED if insn.code == CALL and is_plain_helper else _ALWAYS
 
 
@@ -305,8 +300,11 @@ def _step_back(code: Code, back: Backtrack, slot: int, extra: Any, later: int) -
         _step_back_store(back, insn, extra, back.regs[frame])
     elif insn.code & CLASS_MASK in (JMP, JMP32):
         _step_back_jump(code, back, slot, insn, extra, later)
-    elif back.regs[frame] & 1 << insn.dst:
+    elif back.regs[frame] & CALLER_SAVED:
         raise GaveUp
+    elif later != slot + 1:
+        # Beyond the end of the packet the function returned from here.
+        back.enter()
 
 
 def _step_back_store(back: Backtrack, insn: Insn, extra: Any, regs: int) -> None:
@@ -338,10 +336,6 @@ def _step_back_jump(code: Code, back: Backtrack, slot: int, insn: Insn, extra: A
         if slot in code.callback_calls and later != slot + 1 and later >= 0 and frame > 0:
             # From the first instruction of a callback back to the helper that ran it.
             back.leave()
-            return
-        is_tail_call = insn.src == HELPER_CALL and insn.imm == HelperId.bpf_tail_call
-        if is_tail_call and later != slot + 1 and extra == (FROM_EXIT,):
-            back.enter()
             return
         back.regs[frame] &= ~1
         if back.regs[frame] & ARGUMENTS:

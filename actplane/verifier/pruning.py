@@ -8,6 +8,7 @@ whatever mattered there is at most as wild here.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Final
 
 from actplane.verifier.bits import bits_of
@@ -217,20 +218,10 @@ def _slot_covers(old: Slot, new: Slot | None, ids: IdMap, is_precise: bool, exac
         one, two = as_scalar(old, reads_unwritten), as_scalar(new, reads_unwritten)
         if one is not None and two is not None and not (kinds == ALL_MISC and new.kinds == ALL_MISC):
             return value_covers(one, two, ids, is_precise, exact)
-    for mine, theirs in zip(kinds, new.kinds, strict=True) if kinds != new.kinds else ():
-        if mine == INVALID:
-            if exact == EXACT and theirs != INVALID:
-                return False
-            continue
-        if mine == MISC and exact != EXACT and (theirs in (NOUGHT, MISC) or (theirs == INVALID and reads_unwritten)):
-            continue
-        if mine == MISC and exact != EXACT and theirs == SPILL and isinstance(new.value, Scalar):
-            continue
-        if mine != theirs:
-            if mine == NOUGHT and theirs == SPILL and _is_zero(new.value):
-                continue
-            if mine == SPILL and theirs == NOUGHT and _is_zero(old.value):
-                continue
+    if kinds != new.kinds:
+        is_number = isinstance(new.value, Scalar)
+        are_zero = _is_zero(old.value), _is_zero(new.value)
+        if not _bytes_cover(kinds, new.kinds, is_number, *are_zero, exact == EXACT, reads_unwritten):
             return False
     if SPILL in kinds and SPILL in new.kinds:
         return value_covers(old.value, new.value, ids, is_precise, exact)
@@ -244,6 +235,32 @@ def _slot_covers(old: Slot, new: Slot | None, ids: IdMap, is_precise: bool, exac
         return bool(same and ids.match(one.ref, two.ref))
     if IRQ in kinds:
         return old.value.is_native == new.value.is_native and ids.match(old.value.ref, new.value.ref)
+    return True
+
+
+@lru_cache(maxsize=1 << 12)
+def _bytes_cover(
+    old: bytes, new: bytes, is_number: bool, is_old_zero: bool, is_new_zero: bool, is_exact: bool, reads_unwritten: bool
+) -> bool:
+    """
+    Whether each byte of a slot stands for one of the new state, as far as its kind says. `is_number` if
+    what is spilled in the new one is a number.
+    """
+    for mine, theirs in zip(old, new, strict=True):
+        if mine == INVALID:
+            if is_exact and theirs != INVALID:
+                return False
+            continue
+        if mine == MISC and not is_exact and (theirs in (NOUGHT, MISC) or (theirs == INVALID and reads_unwritten)):
+            continue
+        if mine == MISC and not is_exact and theirs == SPILL and is_number:
+            continue
+        if mine != theirs:
+            if mine == NOUGHT and theirs == SPILL and is_new_zero:
+                continue
+            if mine == SPILL and theirs == NOUGHT and is_old_zero:
+                continue
+            return False
     return True
 
 
