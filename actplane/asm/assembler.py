@@ -34,8 +34,11 @@ from actplane.asm.labels import FunctionHere, Item, LabelHere, label_slots, try_
 from actplane.asm.listing import (
     ADDRESSED,
     CODED,
+    LLVM_BLOCK,
     LLVM_DIRECTIVES,
-    LLVM_NOISE,
+    LLVM_FORMAT,
+    LLVM_SECTION,
+    LLVM_SYMBOL,
     OPCODES,
     RELOCATION,
     SUMMARY,
@@ -109,6 +112,8 @@ class _Assembler:
         self._is_listing = CODED.search(source.text) is not None
         self._by_slot: dict[int, Insn] = {}
         self._has_unread = False
+        self._unlinked: dict[int, Span] = {}
+        """Of the items so far, the calls that an object leaves to a relocation."""
         self._bytes_below = {found.start(): found["bytes"] for found in OPCODES.finditer(source.text)}
         self._tables = (table(True), table(False))
 
@@ -149,7 +154,12 @@ class _Assembler:
         """A line of a person's, or of LLVM's disassembler."""
         code, start = _without_comment(line), 0
         if ":" in code:
-            if LLVM_NOISE.match(code):
+            if LLVM_FORMAT.match(code) or LLVM_SECTION.match(code):
+                self._section(code)
+                return
+            if (symbol := LLVM_SYMBOL.match(code)) is not None:
+                if self._items and not LLVM_BLOCK.fullmatch(symbol["name"]):
+                    self._items.append(FunctionHere(symbol["name"], Span(self.source, at, at + len(code))))
                 return
             if (relocation := RELOCATION.match(code)) is not None:
                 self._relocate(relocation)
@@ -215,6 +225,8 @@ class _Assembler:
             self._items.append(self._placed(insn, at + first, at + last))
             return
         insn = decoded(found["bytes"], *found.span("bytes"))
+        if insn == _UNLINKED:
+            self._unlinked[len(self._items)] = Span(self.source, at + found.start("bytes"), at + len(code))
         if found.end() < len(text):
             said, first, last = self._statement(text, found.end(), insn.code)
             # LLVM writes every call `call N`, whatever N counts, and leaves the source of ld_imm64 out.
@@ -222,6 +234,12 @@ class _Assembler:
             if said != insn and not is_ambiguous:
                 raise StatementError(f"the bytes beside it say `{insn}`", first, last)
         self._items.append(self._placed(insn, at + found.start("bytes"), at + len(code)))
+
+    def _section(self, code: str) -> None:
+        """A heading of llvm-objdump. Jumps and calls count within their section, so there can be one only."""
+        if self._items:
+            hint = "take them one by one: llvm-objdump -dr --section NAME"
+            raise StatementError("a second section, where the slots begin anew", 0, len(code), hint)
 
     def _relocate(self, found: re.Match[str]) -> None:
         """A line of llvm-objdump -r: the instruction before it is about a map or a function of that name."""
@@ -231,6 +249,7 @@ class _Assembler:
             hint = "assemble it from a dump of the linked program, as bpftool shows it"
             raise StatementError(f"relocation against section {name}", *found.span("name"), hint)
         if isinstance(before, Insn) and before.code == (LD_IMM64 if is_address else call_sub(0).code):
+            self._unlinked.pop(len(self._items) - 1, None)
             symbolic = ld_map_fd(Reg(before.dst), name) if is_address else call_sub(name)
             self._items[-1] = symbolic if before.span is None else place(symbolic, before.span)
         else:
@@ -356,6 +375,9 @@ class _Assembler:
 
     def _end_program(self) -> None:
         self._end_listing()
+        for call in self._unlinked.values():
+            self._error(call.start, call.end, "a call that a relocation leads: it is not here", "take llvm-objdump -dr")
+        self._unlinked.clear()
         items, self._items = self._items, []
         if not items and not self.headers:
             return
@@ -441,6 +463,9 @@ def _without_comment(line: str) -> str:
 def _either(words: tuple[str, ...]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
 
+
+_UNLINKED = call_sub(-1)
+"""What a compiler writes for a call of a function in another section."""
 
 _EXIT_LABEL = Label("exit")
 

@@ -28,7 +28,11 @@ SUMMARY = re.compile(r"processed \d+ insns ")
 ADDRESSED = re.compile(rf"\s*\d+:\s+(?:(?P<bytes>{_BYTES})(?:\s+|\Z))?")
 """The start of a line of llvm-objdump: the slot, then the 8 or 16 bytes."""
 RELOCATION = re.compile(r"\s*[0-9a-f]{16}:\s+R_BPF_64_(?P<kind>64|32)\s+(?P<name>\S+)\Z")
-LLVM_NOISE = re.compile(r"[0-9a-f]{16} <.*>:|Disassembly of section |.*\bfile format elf64-bpf")
+LLVM_SECTION = re.compile(r"Disassembly of section ")
+LLVM_SYMBOL = re.compile(r"[0-9a-f]{16} <(?P<name>.*)>:")
+LLVM_BLOCK = re.compile(r"LBB\d+_\d+")
+"""The name of a block, as the compiler numbers them, where a function's may stand too."""
+LLVM_FORMAT = re.compile(r".*\bfile format elf64-bpf")
 LLVM_DIRECTIVES = frozenset(
     (".text", ".globl", ".global", ".p2align", ".type", ".size", ".ident", ".addrsig", ".addrsig_sym", ".file")
 )

@@ -242,16 +242,39 @@ Disassembly of section .text:
        0:\tb7 00 00 00 01 00 00 00\tr0 = 0x1
        1:\t18 01 00 00 ff ff ff ff 00 00 00 00 01 00 00 00\tr1 = 0x1ffffffff ll
        3:\t15 01 01 00 00 00 00 00\tif r1 == 0x0 goto +0x1 <LBB0_2>
-       4:\t85 10 00 00 ff ff ff ff\tcall -0x1
+       4:\t85 10 00 00 01 00 00 00\tcall 0x1
 0000000000000028 <LBB0_2>:
        5:\t95 00 00 00 00 00 00 00\texit
+0000000000000030 <second>:
+       6:\t95 00 00 00 00 00 00 00\texit
 """
-    assert [str(insn) for insn in assemble(text).insns] == [
+    program = assemble(text)
+    assert [str(insn) for insn in program.insns] == [
         "r0 = 1",
         "r1 = 0x1ffffffff ll",
         "if r1 == 0 goto +1",
-        "call pc-1",
+        "call pc+1",
         "exit",
+        "exit",
+    ]
+    assert program.functions == {5: "second"}
+
+
+def test_what_llvm_objdump_leaves_to_a_linker_is_refused() -> None:
+    text = """\
+Disassembly of section .text:
+0000000000000000 <sub>:
+       0:\t95 00 00 00 00 00 00 00\texit
+Disassembly of section xdp:
+0000000000000000 <main>:
+       0:\t85 10 00 00 ff ff ff ff\tcall -0x1
+       1:\t95 00 00 00 00 00 00 00\texit
+"""
+    with pytest.raises(AssembleError) as caught:
+        assemble(text, name="t.s")
+    assert [(problem.span.line, problem.message) for problem in caught.value.diagnostics] == [
+        (4, "a second section, where the slots begin anew"),
+        (6, "a call that a relocation leads: it is not here"),
     ]
 
 
