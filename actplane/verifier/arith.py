@@ -26,6 +26,7 @@ from actplane.verifier.scalar import (
     make,
     signed32,
     signed64,
+    table,
     zero_extend32,
 )
 from actplane.verifier.tnum import U32, U64
@@ -37,14 +38,7 @@ _FULL_S32: Final = (S32_MIN, S32_MAX)
 
 Interval = tuple[int, int]
 
-_results: dict[tuple[int, bool, Range, Range], Range] = {}
-_RESULT_LIMIT: Final = 120_000
-
-
-def forget() -> None:
-    """Drop remembered results if there are many."""
-    if len(_results) > _RESULT_LIMIT:
-        _results.clear()
+_results: dict[tuple[int, bool, Range, Range], Range] = table()
 
 
 def apply(op: int, is_wide: bool, a: Range, b: Range) -> Range:

@@ -8,7 +8,7 @@ from typing import Final
 
 from actplane.asm.isa import JEQ, JGE, JGT, JLE, JLT, JNE, JSET, JSGE, JSGT, JSLE, JSLT
 from actplane.verifier import tnum
-from actplane.verifier.scalar import Bounds, Range, make, signed32, signed64
+from actplane.verifier.scalar import Bounds, Range, make, signed32, signed64, table
 from actplane.verifier.tnum import U32, U64
 
 JNOT_SET: Final = 0x100 | JSET
@@ -44,16 +44,8 @@ SWAPPED: Final = {
     JSLE: JSGE,
 }
 
-_decided: dict[tuple[int, bool, Range, Range], bool | None] = {}
-_learned: dict[tuple[int, bool, Range, Range], tuple[Range, Range]] = {}
-_LIMIT: Final = 120_000
-
-
-def forget() -> None:
-    """Drop remembered answers if there are many."""
-    if len(_decided) > _LIMIT or len(_learned) > _LIMIT:
-        _decided.clear()
-        _learned.clear()
+_decided: dict[tuple[int, bool, Range, Range], bool | None] = table()
+_learned: dict[tuple[int, bool, Range, Range], tuple[Range, Range]] = table()
 
 
 def decide(op: int, is_wide: bool, a: Range, b: Range) -> bool | None:

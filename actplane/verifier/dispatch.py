@@ -51,11 +51,10 @@ PLACELESS: Final = frozenset({LD_IMM64, *(code for code in range(256) if code & 
 
 def compile_insn(v: Verification, slot: int, insn: Insn) -> Handler:
     """Return the function that carries out the instruction at a slot on a state."""
-    for reg in (insn.dst, insn.src):
-        if reg > 10:
-            return refusal("bad-instruction", f"there is no register r{reg}")
+    if insn.dst > 10 or insn.src > 10:
+        return refusal("bad-instruction", f"there is no register r{insn.dst if insn.dst > 10 else insn.src}")
     first = since(insn)
-    if not v.profile.at_least(*first):
+    if v.profile.version < first:
         return refusal("bad-instruction", f"kernels know this instruction since Linux {first[0]}.{first[1]}")
     kind = insn.code & CLASS_MASK
     if kind in (ALU, ALU64):
@@ -86,9 +85,9 @@ def _compile_call(v: Verification, slot: int, insn: Insn) -> Handler:
 
 
 def _compile_ld(v: Verification, slot: int, insn: Insn) -> Handler:
-    if insn.code & MODE_MASK in (ABS, IND) and insn.code & SIZE_MASK != DW:
-        return _compile_packet_load(v, slot, insn)
     if insn.code != LD_IMM64:
+        if insn.code & MODE_MASK in (ABS, IND) and insn.code & SIZE_MASK != DW:
+            return _compile_packet_load(v, slot, insn)
         return refusal("bad-instruction", f"there is no instruction 0x{insn.code:02x}")
     if insn.off:
         return refusal("bad-instruction", "an ld_imm64 uses reserved fields")
@@ -116,18 +115,15 @@ def _compile_function_address(insn: Insn) -> Handler:
 
 def _loaded_value(v: Verification, slot: int, insn: Insn) -> Value:
     symbol = insn.symbol
-    if insn.src == 0 and not isinstance(symbol, MapFd | MapValue):
-        return known(insn.imm)
-    if isinstance(symbol, MapFd):
+    if symbol is not None and isinstance(symbol, MapFd | MapValue):
         facts = v.subject.maps.get(symbol.name)
         if facts is None:
             refuse("bad-map", slot, f"there is no map {symbol.name!r}")
-        return Pointer(Kind.MAP_PTR, map=facts)
-    if isinstance(symbol, MapValue):
-        facts = v.subject.maps.get(symbol.name)
-        if facts is None:
-            refuse("bad-map", slot, f"there is no map {symbol.name!r}")
+        if isinstance(symbol, MapFd):
+            return Pointer(Kind.MAP_PTR, map=facts)
         return Pointer(Kind.MAP_VALUE, map=facts, off=symbol.offset_bytes)
+    if insn.src == 0:
+        return known(insn.imm)
     if insn.src == PSEUDO_BTF_ID:
         return kernel_symbol(v, slot, insn.imm & 0xFFFFFFFF)
     refuse("bad-instruction", slot, f"an ld_imm64 of kind {insn.src} refers to nothing")

@@ -48,7 +48,6 @@ SYNC_CALLBACK_HELPERS: Final = frozenset(
 CALLER_SAVED: Final = 0b11_1111
 ARGUMENTS: Final = 0b11_1110
 
-
 _JUMPS: Final = frozenset(code for code in range(256) if code & CLASS_MASK in (JMP, JMP32))
 NAMES_FUNCTION: Final = frozenset({CALL, LD_IMM64})
 """Opcodes of instructions that may call a function, or take the address of one of the program."""
@@ -74,8 +73,8 @@ class Layout:
         try:
             opcodes = bytes(map(attrgetter("code"), insns))
         except ValueError:
-            slot, code = next((i, insn.code) for i, insn in enumerate(self.at) if insn and not 0 <= insn.code < 256)
-            refuse("bad-instruction", slot, f"there is no opcode {code:#x}")
+            slot, insn = next((i, insn) for i, insn in enumerate(self.at) if insn and not 0 <= insn.code < 256)
+            refuse("bad-instruction", slot, f"there is no opcode {insn.code:#x}")
         self.opcodes = opcodes.replace(bytes([LD_IMM64]), bytes([LD_IMM64, 0]))
         self._present = frozenset(opcodes)
 

@@ -18,6 +18,7 @@ from actplane.asm.isa import (
     GOTOX,
     JMP,
     JMP32,
+    LD,
     LDX,
     MAY_GOTO,
     MEMSX,
@@ -49,6 +50,8 @@ def since(insn: Insn) -> tuple[int, int]:
     (6, 6)
     """
     kind, operation = insn.code & CLASS_MASK, insn.code & OPERATION_MASK
+    if kind == LD:
+        return _ALWAYS
     if kind in (ALU, ALU64):
         return _alu_since(insn, kind, operation)
     if kind == LDX and insn.code & MODE_MASK == MEMSX:

@@ -6,7 +6,8 @@ are remembered by `arith`.
 
 from __future__ import annotations
 
-from typing import Final
+from itertools import chain
+from typing import Any, Final
 
 from actplane.verifier import tnum
 from actplane.verifier.tnum import U32, U64
@@ -37,12 +38,14 @@ class Range:
     What is known of a number. Immutable, interned; get one from `constant`, `make` or `between`.
 
     `value` and `mask` are the tnum; `umin..umax`, `smin..smax` bound the 64-bit number as unsigned
-    and signed, `u32min..`, `s32min..` its low half. `is_const` holds if one number is left.
+    and signed, `u32min..`, `s32min..` its low half. `is_const` holds if one number is left. `plain` is for
+    `values.scalar` alone: the value of this range that is linked with no other, once there is one.
     """
 
     __slots__ = (
         "is_const",
         "mask",
+        "plain",
         "s32max",
         "s32min",
         "smax",
@@ -68,6 +71,7 @@ class Range:
             self.s32max,
         ) = bounds
         self.is_const = self.mask == 0
+        self.plain: Any = None
 
     @property
     def bounds(self) -> Bounds:
@@ -112,19 +116,38 @@ class Range:
         return f"Range{self.bounds}"
 
 
-_interned: dict[Bounds, Range] = {}
-_constants: dict[int, Range] = {}
-_made: dict[Bounds, Range] = {}
-_INTERN_LIMIT: Final = 120_000
+_tables: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+"""Tables of ranges and of what was found out about them, each with that part of it which stays."""
+_TABLE_LIMIT: Final = 120_000
+
+
+def table() -> dict[Any, Any]:
+    """Return a table to remember ranges in, or what was found out about them, until `forget`."""
+    new: dict[Any, Any] = {}
+    _tables.append((new, {}))
+    return new
+
+
+_interned: dict[Bounds, Range] = table()
+_constants: dict[int, Range] = table()
+_made: dict[Bounds, Range] = table()
+
+
+def settle() -> None:
+    """Let what the tables hold now stay in them for good: modules hold those ranges, and equal ones are one object."""
+    for known, lasting in _tables:
+        lasting.update(known)
 
 
 def forget() -> None:
-    """Drop the table of known ranges if it has grown large. Ranges in use stay what they are."""
-    if len(_interned) + len(_constants) > _INTERN_LIMIT or len(_made) > _INTERN_LIMIT:
-        _interned.clear()
-        _constants.clear()
-        _made.clear()
-        _interned[UNKNOWN.bounds] = UNKNOWN
+    """Drop what programs added to the tables if one has grown large; from all, as each holds ranges of the others."""
+    if all(len(known) <= _TABLE_LIMIT for known, _ in _tables):
+        return
+    for range_ in chain(_interned.values(), _constants.values()):
+        range_.plain = None  # which holds the range in turn
+    for known, lasting in _tables:
+        known.clear()
+        known.update(lasting)
 
 
 def _intern(bounds: Bounds) -> Range:
@@ -148,6 +171,7 @@ def constant(number: int) -> Range:
         found.s32min = found.s32max = low - (1 << 32) if low & _BIT31 else low
         found.mask = 0
         found.is_const = True
+        found.plain = None
     return found
 
 

@@ -36,21 +36,12 @@ class Scalar:
 
 UNKNOWN_SCALAR: Final[Scalar] = Scalar(UNKNOWN)
 
-_plain: dict[Range, Scalar] = {}
-_PLAIN_LIMIT: Final = 120_000
-
-
-def forget() -> None:
-    """Drop remembered scalars if there are many."""
-    if len(_plain) > _PLAIN_LIMIT:
-        _plain.clear()
-
 
 def scalar(range_: Range) -> Scalar:
     """Return the scalar of a range that is linked with no other."""
-    found = _plain.get(range_)
+    found: Scalar | None = range_.plain
     if found is None:
-        found = _plain[range_] = Scalar(range_)
+        found = range_.plain = Scalar(range_)
     return found
 
 

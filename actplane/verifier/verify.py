@@ -13,9 +13,7 @@ from actplane.asm.isa import CALL, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC_CALL
 from actplane.asm.program import MapSpec, Program
 from actplane.asm.uapi import AttachType, ProgType
 from actplane.verifier import (
-    arith,
     attach,
-    compare,
     exceptions,
     global_functions,
     kfuncs,
@@ -23,7 +21,6 @@ from actplane.verifier import (
     scalar,
     stack_depth,
     struct_ops,
-    values,
 )
 from actplane.verifier.engine import Engine
 from actplane.verifier.flow import NAMES_FUNCTION, Code, Layout
@@ -38,6 +35,8 @@ from actplane.verifier.state import State
 from actplane.verifier.subprograms import entry_state
 from actplane.verifier.types import OwnTypes, TypeProvider
 from actplane.verifier.verification import Options, Subject, Verification
+
+scalar.settle()  # the modules above hold ranges
 
 UNPRIVILEGED_SLOTS: Final = 4096
 _PATH_STEPS: Final = 40
@@ -65,8 +64,7 @@ def verify(
     started = time.perf_counter()
     with _paused_collector():
         report = _judge(Subject(program, {}, types, own), maps, profile, options)
-        for module in (arith, compare, scalar, values):
-            module.forget()
+        scalar.forget()
     return replace(report, statistics=replace(report.statistics, seconds=time.perf_counter() - started))
 
 

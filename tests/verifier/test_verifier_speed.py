@@ -14,6 +14,8 @@ from actplane.asm.uapi import ProgType
 from actplane.errors import ActplaneError
 from actplane.loader.btf import Btf
 from actplane.verifier import Options, Report, verify
+from actplane.verifier.scalar import FULL_BOUNDS, UNKNOWN, constant, make
+from actplane.verifier.values import ZERO
 from tests.verifier import corpus
 
 STOCK = "6.18.15+deb13-cloud-amd64"
@@ -127,3 +129,13 @@ def test_what_is_no_opcode_is_refused() -> None:
     report = verify(Program("speed", ProgType.BPF_PROG_TYPE_SOCKET_FILTER, insns), {})
     assert report.refusal is not None
     assert (report.refusal.id, report.refusal.slot) == ("bad-instruction", 2)
+
+
+def test_ranges_that_modules_hold_are_found_again_after_much_is_forgotten() -> None:
+    numbers = tuple(Insn(0x18, 0, imm=number << 20) for number in range(130_000))
+    program = Program("speed", ProgType.BPF_PROG_TYPE_SOCKET_FILTER, (*numbers, Insn(0x95)))
+    before = constant(1 << 20)
+    assert verify(program, {}).is_accepted
+    assert constant(0) is ZERO
+    assert make(FULL_BOUNDS) is UNKNOWN
+    assert constant(1 << 20) is not before
