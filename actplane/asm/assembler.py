@@ -33,6 +33,7 @@ from actplane.asm.jump_tables import jump_table
 from actplane.asm.labels import FunctionHere, Item, LabelHere, label_slots, try_resolve
 from actplane.asm.listing import (
     ADDRESSED,
+    BYTES_BELOW,
     CODED,
     LLVM_BLOCK,
     LLVM_DIRECTIVES,
@@ -50,7 +51,7 @@ from actplane.asm.listing import (
 )
 from actplane.asm.operands import Reg
 from actplane.asm.program import MapSpec, Object, Program
-from actplane.asm.statement import Operands, StatementError, evaluate
+from actplane.asm.reading import Operands, StatementError, evaluate
 from actplane.asm.syntax import explain, shape_of, table
 from actplane.asm.uapi import HelperId, ProgType
 from actplane.errors import AssembleError
@@ -114,7 +115,9 @@ class _Assembler:
         self._has_unread = False
         self._unlinked: dict[int, Span] = {}
         """Of the items so far, the calls that an object leaves to a relocation."""
-        self._bytes_below = {found.start(): found["bytes"] for found in OPCODES.finditer(source.text)}
+        has_bytes = self._is_listing and BYTES_BELOW.search(source.text) is not None
+        lines = OPCODES.finditer(source.text) if has_bytes else ()
+        self._bytes_below = {found.start(): found["bytes"] for found in lines}
         self._tables = (table(True), table(False))
 
     def run(self) -> Object:
@@ -258,7 +261,9 @@ class _Assembler:
 
     def _listed(self, found: re.Match[str], line: str, at: int) -> None:
         """A line of a verifier log or of bpftool."""
-        slot, words = int(found["slot"]), line[found.end("slot") :] + self._bytes_below.get(at, "")
+        slot, words = int(found["slot"]), line[found.end("slot") :]
+        if self._bytes_below:
+            words += self._bytes_below.get(at, "")
         known = self._known_codes.get(words)
         if known is not None:
             insn = self._again(known, at + found.end())

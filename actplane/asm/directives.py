@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TypeVar
 
-from actplane.asm.statement import evaluate
+from actplane.asm.reading import evaluate
 from actplane.asm.uapi import AttachType, MapType, ProgType
 
 _Enum = TypeVar("_Enum", bound=IntEnum)

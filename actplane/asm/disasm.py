@@ -101,7 +101,7 @@ def _callx(insn: Insn, form: Form) -> str:
 
 def _number(insn: Insn) -> str:
     """The immediate, with what the kernel's BTF adds to it."""
-    if insn.symbol is None:
+    if insn.symbol is None or isinstance(insn.symbol, Label):
         return str(insn.imm)
     symbol = _symbolic_number(insn)
     return f"{insn.imm} + {symbol}" if insn.imm else symbol
@@ -139,7 +139,7 @@ def _type(form: Form, sign: str = "u") -> str:
 
 
 def _jump(insn: Insn, form: Form) -> str:
-    operand = _name(form, insn.src) if form.has_register_source else str(insn.imm)
+    operand = _name(form, insn.src) if form.has_register_source else _number(insn)
     return f"if {_name(form, insn.dst)} {form.operator} {operand} goto {_goto(insn, insn.off)}"
 
 
@@ -226,7 +226,8 @@ def _ldxsx(insn: Insn, form: Form) -> str:
 
 
 def _st(insn: Insn, form: Form) -> str:
-    return f"*({_type(form)} *){_at(insn, insn.dst)} = {insn.imm}"
+    number = str(insn.imm) if isinstance(insn.symbol, Field) else _number(insn)
+    return f"*({_type(form)} *){_at(insn, insn.dst)} = {number}"
 
 
 def _stx(insn: Insn, form: Form) -> str:

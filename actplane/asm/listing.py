@@ -9,7 +9,7 @@ from actplane.asm.encoding import decode
 from actplane.asm.insn import Insn, MapValue
 from actplane.asm.isa import CALL, LD_IMM64
 from actplane.asm.operands import Reg
-from actplane.asm.statement import StatementError
+from actplane.asm.reading import StatementError
 from actplane.errors import DecodeError
 
 CODED = re.compile(
@@ -20,6 +20,7 @@ The start of a line of a verifier log or of bpftool: slot, live registers perhap
 writes BUG_ and the code for an instruction that it does not know.
 """
 _BYTES = r"[0-9a-f]{2}(?: [0-9a-f]{2}){7}(?:(?: [0-9a-f]{2}){8})?"
+BYTES_BELOW = re.compile(rf"^[ \t]+{_BYTES}[ \t]*$", re.MULTILINE)
 OPCODES = re.compile(rf"{CODED.pattern}[^\n]*\n[ \t]+(?P<bytes>{_BYTES})[ \t]*$", re.MULTILINE)
 """Such a line, and below it the bytes, as `bpftool prog dump xlated ... opcodes` writes them."""
 SUMMARY = re.compile(r"processed \d+ insns ")

@@ -1,20 +1,10 @@
-"""
-What each statement of the text syntaxes builds: operands as matched, to one instruction.
-
-Numbers are never bent to fit. A 64-bit operation extends the sign of its 32-bit immediate, so
-`r1 += 0xffffffff` is refused there, while `w1 += 0xffffffff` names the same 32 bits as -1 and is
-taken. uBPF's syntax and the lines of a verifier log write the raw 32 bits; those are taken as such.
-"""
+"""What each statement of the text syntaxes builds: operands as matched, to one instruction."""
 
 from __future__ import annotations
 
-import ast
-import operator
-import re
 from collections.abc import Mapping
 
 from actplane.asm.insn import (
-    EnumValue,
     Field,
     FunctionAddress,
     Insn,
@@ -24,194 +14,11 @@ from actplane.asm.insn import (
     MapValue,
     Subprogram,
     Symbol,
-    TypeSize,
 )
 from actplane.asm.isa import FORMS, LD_IMM64, Form, Kind
 from actplane.asm.operands import Size
+from actplane.asm.reading import REGISTERS, Operands
 from actplane.asm.uapi import HelperId
-
-REGISTERS = {f"{prefix}{number}": number for prefix in ("r", "w", "%r") for number in range(11)}
-"""Every name of a register, and its number."""
-
-
-class StatementError(Exception):
-    """An operand is wrong; [start, end) are its columns in the line, counted from 0."""
-
-    def __init__(self, message: str, start: int, end: int, hint: str = "") -> None:
-        super().__init__(message)
-        self.message, self.start, self.end, self.hint = message, start, end, hint
-
-
-class Operands:
-    """The operands of one statement, by the names its template gives them."""
-
-    __slots__ = ("code", "constants", "match")
-
-    def __init__(self, match: re.Match[str], constants: Mapping[str, int], code: int | None) -> None:
-        self.match = match
-        self.constants = constants
-        self.code = code
-        """The code that a listing prints before the statement, if it does."""
-
-    def text(self, name: str) -> str:
-        return self.match[name]
-
-    def number(self, name: str, low: int, high: int, hint: str = "") -> int:
-        """Return the value of a number, which must lie in [low, high]."""
-        text = self.match[name]
-        try:
-            value = int(text, 0) if text else 0
-        except ValueError:
-            value = self._sum(name, text)
-        if not low <= value <= high:
-            raise self.error(name, f"number out of range: got {value}, expected [{low}, {high}]", hint)
-        return value
-
-    def signed_32(self, name: str, is_narrow: bool) -> int:
-        """Return an immediate; if only its 32 bits count, 0x80000000 and more are negative numbers."""
-        if is_narrow or self.code is not None:
-            value = self.number(name, -0x80000000, 0xFFFFFFFF)
-            return value - 0x100000000 if value > 0x7FFFFFFF else value
-        return self.number(name, -0x80000000, 0x7FFFFFFF, _WIDE_HINT)
-
-    def offset(self) -> int:
-        return self.number("off", -0x8000, 0x7FFF)
-
-    def register(self, name: str) -> int:
-        return REGISTERS[self.match[name]]
-
-    def narrow(self, name: str, is_narrow: bool, what: str) -> int:
-        """Return a register that must be written w for 32 bits and r for 64."""
-        text = self.match[name]
-        if (text[0] == "w") is not is_narrow:
-            expected = f"{'w' if is_narrow else 'r'}{text[1:]}"
-            raise self.error(name, f"register of the wrong width {what}: got {text}, expected {expected}")
-        return REGISTERS[text]
-
-    def same_width(self, name: str, letter: str) -> int:
-        """Return the second register of two that must be both r or both w."""
-        text = self.match[name]
-        return REGISTERS[text] if text[0] == letter else self.narrow(name, letter == "w", "beside the first")
-
-    def at_most(self, name: str, type_: str) -> int:
-        """Return a register of a memory access: r always, w also up to 32 bits (as LLVM writes it)."""
-        text = self.match[name]
-        if text[0] == "w" and type_ == "u64":
-            raise self.error(name, f"register too narrow for 64 bits: got {text}, expected r{text[1:]}")
-        return REGISTERS[text]
-
-    def target(self, bits: int = 16) -> tuple[int, str]:
-        """Return where a jump goes: slots, or the name of a label."""
-        text = self.match["to"]
-        if text[0] not in "+-":
-            if not text.startswith(("pc+", "pc-", "pc ")):
-                return 0, text
-            text = text[2:]
-        slots = int(text.replace(" ", ""), 0)
-        if not -(1 << bits - 1) <= slots < 1 << bits - 1:
-            raise self.error("to", f"offset out of range: got {slots}, expected signed {bits} bits")
-        return slots, ""
-
-    def error(self, name: str, message: str, hint: str = "") -> StatementError:
-        start, end = self.match.span(name)
-        return StatementError(message, start, max(end, start + 1), hint)
-
-    def symbol(self, name: str) -> tuple[int, Symbol | None]:
-        """Return the plain part of a number and what the kernel's BTF adds to it, if anything."""
-        text = self.match[name]
-        found = _SYMBOL.search(text)
-        if found is None:
-            return self.signed_32(name, False), None
-        # The symbol counts as 0 here; the loader adds its value.
-        return self._sum(name, text[: found.start()] + "0" + text[found.end() :]), _make_symbol(found)
-
-    def symbol_offset(self) -> tuple[int, Symbol | None]:
-        """Return the offset of a memory operand and the kernel field added to it."""
-        off, symbol = self.symbol("off")
-        if not -(1 << 15) <= off < 1 << 15:
-            raise self.error("off", f"number out of range: got {off}, expected signed 16 bits")
-        return off, symbol
-
-    def _sum(self, name: str, text: str) -> int:
-        try:
-            return int(text.replace(" ", "").replace("+-", "-"), 0)
-        except ValueError:
-            pass
-        try:
-            return evaluate(text, self.constants)
-        except ValueError as problem:
-            raise self.error(name, str(problem)) from None
-
-
-_WIDE_HINT = "a 64-bit operation extends the sign of its 32 bits; load the number with `rN = NUMBER ll`"
-_SYMBOL = re.compile(r"(?P<kind>field|enum|sizeof)\s*\((?P<what>[^()]*)\)")
-
-
-def _make_symbol(found: re.Match[str]) -> Symbol:
-    what = [part.strip() for part in found["what"].split("|")]
-    if found["kind"] == "sizeof":
-        return TypeSize(what[0])
-    pairs = [tuple(part.split(".", 1)) for part in what]
-    if found["kind"] == "enum":
-        return EnumValue(pairs[0][0], pairs[0][-1])
-    (struct, path), *others = ((pair[0], pair[-1]) for pair in pairs)
-    return Field(struct, path, tuple(others))
-
-
-def evaluate(text: str, constants: Mapping[str, int]) -> int:
-    """
-    Return the value of a constant expression: + - * | << on numbers, characters and names.
-
-    Raises: ValueError, with words for a person, if a name is unknown or the text is no expression.
-
-    >>> evaluate("SIZE*2 + 'a' - 0x10", {"SIZE": 4})
-    89
-    """
-    if len(text) > _LONGEST_EXPRESSION:
-        raise ValueError(f"expression of {len(text)} characters: expected at most {_LONGEST_EXPRESSION}")
-    try:
-        tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError):  # ValueError: a null character, or a number of thousands of digits
-        raise ValueError(f"not a number: got {text.strip()!r}") from None
-    return _value(tree, constants)
-
-
-# Nesting and results stay small, so that no text can exhaust the memory or the stack.
-_LONGEST_EXPRESSION = 200
-_MOST_BITS = 64
-
-
-_OPERATORS = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.BitOr: operator.or_,
-    ast.LShift: operator.lshift,
-}
-
-
-def _value(tree: ast.expr, constants: Mapping[str, int]) -> int:
-    match tree:
-        case ast.Constant(value=int() as number) if not isinstance(number, bool):
-            return number
-        case ast.Constant(value=str() as char) if len(char) == 1:
-            return ord(char)
-        case ast.Name(id=name) if name in constants:
-            return constants[name]
-        case ast.Name(id=name):
-            raise ValueError(f"unknown constant {name!r}: expected one that .equ defines")
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand, constants)
-        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
-            return _value(operand, constants)
-        case ast.BinOp(left, op, right) if type(op) in _OPERATORS:
-            one, other = _value(left, constants), _value(right, constants)
-            if type(op) is ast.LShift and not 0 <= other < _MOST_BITS:
-                raise ValueError(f"shift: got {other}, expected 0 to {_MOST_BITS - 1}")
-            return int(_OPERATORS[type(op)](one, other))
-        case _:
-            raise ValueError(f"not a number: got {ast.unparse(tree)!r}, expected + - * | << of numbers and constants")
-
 
 # One function for each template of `syntax`.
 
@@ -259,10 +66,8 @@ def alu_number(o: Operands) -> Insn:
         return wide_number(o)
     dst = o.match["dst"]
     form = _ALU_NUMBER[dst[0]][o.match["op"]]
-    if "(" in o.match["imm"]:
-        imm, symbol = o.symbol("imm")
-        return Insn(form.code, REGISTERS[dst], 0, form.off.low, imm, symbol)
-    return Insn(form.code, REGISTERS[dst], 0, form.off.low, o.signed_32("imm", dst[0] == "w"))
+    imm, symbol = o.immediate("imm", dst[0] == "w")
+    return Insn(form.code, REGISTERS[dst], 0, form.off.low, imm, symbol)
 
 
 def negate(o: Operands) -> Insn:
@@ -303,16 +108,14 @@ def load(o: Operands) -> Insn:
     form = _LOADS.get(type_)
     if form is None:
         raise o.error("type", f"no such load: got {type_}, expected u64 (nothing is left to extend)")
-    if type_[0] == "s":
-        return _access(o, form, o.narrow("dst", False, "(the sign is extended to 64 bits)"), REGISTERS[o.match["src"]])
-    return _access(o, form, o.at_most("dst", type_), REGISTERS[o.match["src"]])
+    is_signed = type_[0] == "s"
+    dst = o.narrow("dst", False, "(the sign is extended to 64 bits)") if is_signed else o.at_most("dst", type_)
+    return _access(o, form.code, dst, REGISTERS[o.match["src"]])
 
 
-def _access(o: Operands, form: Form, dst: int, src: int, imm: int = 0) -> Insn:
-    if "(" in o.match["off"]:
-        off, symbol = o.symbol_offset()
-        return Insn(form.code, dst, src, off, imm, symbol)
-    return Insn(form.code, dst, src, o.offset(), imm)
+def _access(o: Operands, code: int, dst: int, src: int, imm: int = 0) -> Insn:
+    off, symbol = o.place()
+    return Insn(code, dst, src, off, imm, symbol)
 
 
 def _unsigned_type(o: Operands, *allowed: Size) -> Size:
@@ -330,8 +133,13 @@ def store(o: Operands) -> Insn:
         _unsigned_type(o)
     base = REGISTERS[o.match["base"]]
     if o.match["value"] in REGISTERS:
-        return _access(o, _STORES[type_], base, o.at_most("value", type_))
-    return _access(o, _NUMBER_STORES[type_], base, 0, o.signed_32("value", type_ != "u64"))
+        return _access(o, _STORES[type_].code, base, o.at_most("value", type_))
+    imm, symbol = o.immediate("value", type_ != "u64")
+    if symbol is None:
+        return _access(o, _NUMBER_STORES[type_].code, base, 0, imm)
+    if isinstance(symbol, Field) or "(" in o.match["off"]:
+        raise o.error("value", "one name of the kernel's at most in a store, and a field for its address alone")
+    return Insn(_NUMBER_STORES[type_].code, base, 0, o.offset(), imm, symbol)
 
 
 def load_absolute(o: Operands) -> Insn:
@@ -357,12 +165,12 @@ def atomic(o: Operands) -> Insn:
     found = {sign: form for (name, sign, s), form in _ATOMIC.items() if s is size and sign}.get(o.text("op"))
     if found is None:
         raise o.error("op", f"no such atomic operation: got {o.text('op')}, expected +=, |=, &= or ^=")
-    return Insn(found[0], o.register("base"), o.at_most("src", size.ctype), o.offset(), found[1])
+    return _access(o, found[0], o.register("base"), o.at_most("src", size.ctype), found[1])
 
 
 def _fetching(o: Operands, operation: str, size: Size, base: str, src: int) -> Insn:
     code, imm = _ATOMIC[operation, "", size]
-    return Insn(code, o.register(base), src, o.offset(), imm)
+    return _access(o, code, o.register(base), src, imm)
 
 
 def atomic_fetch(o: Operands) -> Insn:
@@ -413,13 +221,13 @@ def compare_32(o: Operands) -> Insn:
 def load_acquire(o: Operands) -> Insn:
     size = _unsigned_type(o)
     form = _ORDERED[Kind.LOAD_ACQUIRE, size]
-    return Insn(form.code, o.at_most("dst", size.ctype), o.register("src"), o.offset(), form.imm.low)
+    return _access(o, form.code, o.at_most("dst", size.ctype), o.register("src"), form.imm.low)
 
 
 def store_release(o: Operands) -> Insn:
     size = _unsigned_type(o)
     form = _ORDERED[Kind.STORE_RELEASE, size]
-    return Insn(form.code, o.register("base"), o.at_most("src", size.ctype), o.offset(), form.imm.low)
+    return _access(o, form.code, o.register("base"), o.at_most("src", size.ctype), form.imm.low)
 
 
 _ORDERED: dict[tuple[Kind, Size | None], Form] = {
@@ -432,10 +240,11 @@ def _wide(o: Operands, source: str, imm: int, symbol: Symbol | None = None) -> I
 
 
 def wide_number(o: Operands) -> Insn:
+    low, high = -(1 << 63), (1 << 64) - 1
     if "(" in o.text("imm"):
-        imm, symbol = o.symbol("imm")
-        return _wide(o, "ld_imm64", imm & (1 << 64) - 1, symbol)
-    return _wide(o, "ld_imm64", o.number("imm", -(1 << 63), (1 << 64) - 1) & (1 << 64) - 1)
+        imm, symbol = o.symbol("imm", low, high)
+        return _wide(o, "ld_imm64", imm & high, symbol)
+    return _wide(o, "ld_imm64", o.number("imm", low, high) & high)
 
 
 def _map_number(o: Operands, prefix: str) -> int | None:
@@ -497,7 +306,14 @@ def jump(o: Operands) -> Insn:
         form = _JUMP_REGISTER[dst[0]][o.match["cmp"]]
         return _branch(o, form.code, REGISTERS[dst], o.same_width("value", dst[0]))
     form = _JUMP_NUMBER[dst[0]][o.match["cmp"]]
-    return _branch(o, form.code, REGISTERS[dst], 0, o.signed_32("value", dst[0] == "w"))
+    imm, symbol = o.immediate("value", dst[0] == "w")
+    if symbol is None:
+        return _branch(o, form.code, REGISTERS[dst], 0, imm)
+    slots, label = o.target()
+    if label:
+        hint = "load the number into a register first"
+        raise o.error("to", f"label beside a name of the kernel's: got {label}, expected an offset like +3", hint)
+    return Insn(form.code, REGISTERS[dst], 0, slots, imm, symbol)
 
 
 def _branch(o: Operands, code: int, dst: int, src: int, imm: int = 0) -> Insn:

@@ -17,7 +17,7 @@ from functools import cache
 
 from actplane.asm import statement, ubpf
 from actplane.asm.insn import Insn
-from actplane.asm.statement import Operands
+from actplane.asm.reading import Operands
 
 _NAME = r"[A-Za-z_.$][\w.$]*"
 _REGISTER = r"(?:10|\d)(?!\w)"

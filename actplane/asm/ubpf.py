@@ -10,7 +10,8 @@ from __future__ import annotations
 from actplane.asm.insn import Insn, Label, Subprogram
 from actplane.asm.isa import FORMS, Form, Kind
 from actplane.asm.operands import Size
-from actplane.asm.statement import Operands, wide_number
+from actplane.asm.reading import Operands
+from actplane.asm.statement import wide_number
 
 _ALU = {(f.operation, f.width, f.has_register_source): f for f in FORMS if f.kind is Kind.ALU}
 _JUMP = {(f.operation, f.width, f.has_register_source): f for f in FORMS if f.kind is Kind.JUMP}

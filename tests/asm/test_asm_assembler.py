@@ -363,6 +363,28 @@ def test_directives():
     assert lsm.insns[6] == Insn(0x72, 10, off=-16, imm=97)
 
 
+@pytest.mark.parametrize(
+    ("text", "symbol"),
+    [
+        ("if r1 == 5 + enum(e.NAME) goto +1", EnumValue("e", "NAME")),
+        ("if w1 s> sizeof(file) goto +1", TypeSize("file")),
+        ("if r1 & field(file.f_flags) goto +1", Field("file", "f_flags")),
+        ("*(u32 *)(r1 +4) = enum(e.NAME)", EnumValue("e", "NAME")),
+        ("*(u32 *)(r1 +4 + field(file.f_flags)) = 7", Field("file", "f_flags")),
+        ("lock *(u64 *)(r1 -8 + field(file.f_flags)) |= r2", Field("file", "f_flags")),
+        ("r2 = atomic64_fetch_add((u64 *)(r1 +0 + field(a.b | c.d)), r2)", Field("a", "b", (("c", "d"),))),
+        ("r0 = atomic_cmpxchg((u32 *)(r1 +0 + field(a.b.c)), r0, r2)", Field("a", "b.c")),
+        ("r2 = load_acquire((u8 *)(r1 +0 + field(a.b)))", Field("a", "b")),
+        ("store_release((u8 *)(r1 +0 + field(a.b)), r2)", Field("a", "b")),
+    ],
+)
+def test_names_of_the_kernel_survive_wherever_a_number_may_stand(text, symbol):
+    (insn,) = assemble(text).insns
+    assert insn.symbol == symbol
+    for dialect in ("kernel", "ubpf"):
+        assert assemble(disassemble([insn], dialect)).insns == (insn,)
+
+
 def test_an_escape_is_a_byte_and_other_characters_are_utf_8():
     found = assemble_object(
         r"""
@@ -418,6 +440,14 @@ def test_spans_point_at_the_statement():
         ('.rodata d\n.ascii "a" "b"c', 2, 12, 'not a word or a closed text: got "b"c'),
         (".rodata d\n.ascii open", 2, 8, '.ascii: got open, expected "open"'),
         ('.rodata d\n.ascii "\\q"', 2, 8, "unknown escape: got \\q"),
+        ("r0 = sizeof()", 1, 6, "name of the kernel's: got 'sizeof()', expected sizeof(TYPE)"),
+        ("r0 = field(a)", 1, 6, "name of the kernel's: got 'field(a)', expected field(STRUCT.PATH)"),
+        ("r0 = enum(a.B | c.D)", 1, 6, "expected enum(TYPE.NAME)"),
+        ("r0 = 99999999999 + sizeof(a)", 1, 6, "number out of range: got 99999999999"),
+        ("r0 = *(u64 *)(r1 + sizeof(a))", 1, 18, "offset: got '+ sizeof(a)', expected a number or field(STRUCT.PATH)"),
+        ("*(u32 *)(r1 +0) = field(a.b)", 1, 19, "a field for its address alone"),
+        ("*(u32 *)(r1 + field(a.b)) = enum(c.D)", 1, 29, "one name of the kernel's at most in a store"),
+        ("if r1 == enum(a.B) goto out\nout: exit", 1, 25, "label beside a name of the kernel's: got out"),
         (".prog p lsm bogus\nexit", 1, 13, ".prog: got 'bogus', expected one of"),
         (".prog p xdp", 1, 1, "program 'p' has no instruction"),
         ("0: (b7) r0 += 1", 1, 9, "the code beside it is 0xb7"),
