@@ -4,9 +4,20 @@ Checkpoints: states kept at places where paths meet, and what later paths said a
 
 from __future__ import annotations
 
+from functools import cache
+
 from actplane.verifier.scalar import Range
 from actplane.verifier.state import State
 from actplane.verifier.values import Scalar, Value
+
+Place = tuple[int, bool, int]
+"""Where a state holds a value: in which frame, whether on its stack, and in which slot or register."""
+
+
+@cache
+def place(frame: int, is_slot: bool, which: int) -> Place:
+    """Return a place. Equal places are one object."""
+    return frame, is_slot, which
 
 
 class LoopVisit:
@@ -52,6 +63,7 @@ class Checkpoint:
         "suspect",
         "trace",
         "unlike",
+        "watched",
         "written",
     )
 
@@ -79,11 +91,10 @@ class Checkpoint:
         self.loop: LoopVisit | None = None
         self.unlike = -1
         """The register in which the last state that came round a loop differed; -1: not known."""
-        self.suspect: tuple[int, bool, int, Range | None] | None = None
-        """
-        Where the last state that was not covered differed: frame, whether on the stack, and which; and the
-        range of the number there, if no comparison passes it over.
-        """
+        self.suspect: Place | None = None
+        """Where the last state that was not covered differed."""
+        self.watched: tuple[Place, Range] | None = None
+        """The same place and the range of the number there, if no comparison passes it over."""
 
 
 def numbers_in(regs: list[Value | None]) -> int:

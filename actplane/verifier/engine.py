@@ -13,14 +13,15 @@ from typing import Any, Final
 
 from actplane.verifier import precision
 from actplane.verifier.bits import bits_of
-from actplane.verifier.checkpoint import Checkpoint, LoopVisit, mark_all_read
+from actplane.verifier.checkpoint import Checkpoint, LoopVisit, Place, mark_all_read
 from actplane.verifier.dispatch import PLACELESS, compile_insn
 from actplane.verifier.flow import CALLER_SAVED
 from actplane.verifier.liveness import Liveness
 from actplane.verifier.log import logged
 from actplane.verifier.loops import find_loops, find_traps
-from actplane.verifier.pruning import EXACT, NOT_EXACT, RANGE_WITHIN, states_equal
+from actplane.verifier.pruning import EXACT, NOT_EXACT, RANGE_WITHIN, number_at, states_equal
 from actplane.verifier.refusals import refuse
+from actplane.verifier.scalar import Range
 from actplane.verifier.speculation import guarded
 from actplane.verifier.state import ITER, State
 from actplane.verifier.values import Scalar, Value
@@ -181,6 +182,8 @@ class Engine:
         kept = self._kept.get(key)
         if kept is None:
             kept = self._kept[key] = []
+        place: Place | None = None
+        held: Range | None = None
         for old in tuple(kept):
             if old.branches:
                 compare = self._compare_at_loop if is_special else self._compare_with_ancestor
@@ -194,8 +197,16 @@ class Engine:
                 if states_equal(old, state, RANGE_WITHIN, old.loop.depth):
                     old.loop.edges.append((old, state.copy()))
                     return self._accept_cover(old, state)
-            elif states_equal(old, state, exact):
-                return self._accept_cover(old, state)
+            else:
+                is_other = False
+                if old.watched is not None:
+                    # Mostly the number that differed the last time differs again: that spares the comparison.
+                    where, number = old.watched
+                    if where is not place:
+                        place, held = where, number_at(state, where)
+                    is_other = held is not None and held is not number and not number.holds(held)
+                if not is_other and states_equal(old, state, exact):
+                    return self._accept_cover(old, state)
             if wants_new:
                 old.misses += 1
                 patience = 64 if is_special and old.branches else 3
@@ -309,7 +320,7 @@ class Engine:
         self.states_kept += 1
         checkpoint.number = self.states_kept
         if kept and len(kept[0].live) == len(live):
-            checkpoint.suspect = kept[0].suspect and (*kept[0].suspect[:3], None)
+            checkpoint.suspect = kept[0].suspect
         kept.insert(0, checkpoint)
         self.peak_states = max(self.peak_states, self.states_kept - self._forgotten)
         self.max_states_per_insn = max(self.max_states_per_insn, len(kept))

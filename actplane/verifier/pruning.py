@@ -12,8 +12,9 @@ from functools import lru_cache
 from typing import Any, Final
 
 from actplane.verifier.bits import bits_of
-from actplane.verifier.checkpoint import Checkpoint
+from actplane.verifier.checkpoint import Checkpoint, Place, place
 from actplane.verifier.kinds import Kind
+from actplane.verifier.scalar import Range
 from actplane.verifier.state import (
     ALL_MISC,
     ALL_SPILL,
@@ -79,23 +80,11 @@ def states_equal(old: Checkpoint, new: State, exact: int, exact_frames: int = AL
     Whether every continuation that was safe from the checkpoint is safe from a state. Frames from
     `exact_frames` on are compared with NOT_EXACT.
     """
-    kept, suspect = old.state, old.suspect
+    kept = old.state
     if len(kept.frames) != len(new.frames):
         return False
-    if suspect is not None:
-        # Mostly the states differ where the last comparison failed, and the rest need no look.
-        index, is_slot, place, number = suspect
-        other = new.frames[index]
-        if is_slot:
-            twin = other.stack.get(place)
-            value = twin.value if twin is not None and twin.kinds == ALL_SPILL else None
-        else:
-            value = other.regs[place]
-        if number is not None and value.__class__ is Scalar:
-            if not number.holds(value.range):
-                return False
-        elif _still_differs(old, new, exact if index < exact_frames else NOT_EXACT):
-            return False
+    if old.suspect is not None and _still_differs(old, new, exact, exact_frames):
+        return False
     if kept.in_sleepable != new.in_sleepable or (kept.speculative and not new.speculative):
         return False
     ids = IdMap()
@@ -110,35 +99,52 @@ def states_equal(old: Checkpoint, new: State, exact: int, exact_frames: int = AL
     return True
 
 
-def _still_differs(old: Checkpoint, new: State, exact: int) -> bool:
-    """Whether the states differ where the last comparison failed, whatever ids stand for."""
+def number_at(state: State, place: Place) -> Range | None:
+    """Return the range of the whole number that a state holds at a place, None if it holds none there."""
+    index, is_slot, which = place
+    if index >= len(state.frames):
+        return None
+    frame = state.frames[index]
+    if is_slot:
+        slot = frame.stack.get(which)
+        value = slot.value if slot is not None and slot.kinds == ALL_SPILL else None
+    else:
+        value = frame.regs[which]
+    return value.range if value.__class__ is Scalar else None
+
+
+def _still_differs(old: Checkpoint, new: State, exact: int, exact_frames: int) -> bool:
+    """Whether the states differ where the last comparison failed: mostly they do, and the rest need no look."""
     assert old.suspect is not None
-    index, is_slot, place, _ = old.suspect
+    index, is_slot, which = old.suspect
+    if index >= exact_frames:
+        exact = NOT_EXACT
     frame, other = old.state.frames[index], new.frames[index]
     if is_slot:
-        slot, twin = frame.stack.get(place), other.stack.get(place)
-        if slot is None or slot is twin or (exact == NOT_EXACT and not old.read[index] >> place & 1):
+        slot, twin = frame.stack.get(which), other.stack.get(which)
+        if slot is None or slot is twin or (exact == NOT_EXACT and not old.read[index] >> which & 1):
             return False
-        is_precise = bool(old.precise_slots[index] >> place & 1)
+        is_precise = bool(old.precise_slots[index] >> which & 1)
         if twin is None or not slot.kinds == twin.kinds == ALL_SPILL:
             return not _slot_covers(slot, twin, IdMap(), is_precise, exact, old.reads_unwritten)
         one, two = slot.value, twin.value
     else:
-        if exact != EXACT and not old.live[index] >> place & 1:
+        if exact != EXACT and not old.live[index] >> which & 1:
             return False
-        one, two = frame.regs[place], other.regs[place]
-        is_precise = bool(old.precise_regs[index] >> place & 1)
+        one, two = frame.regs[which], other.regs[which]
+        is_precise = bool(old.precise_regs[index] >> which & 1)
     if one is two or value_covers(one, two, IdMap(), is_precise, exact):
         return False
-    _note_suspect(old, index, is_slot, place, one)
+    _note_suspect(old, index, is_slot, which, one)
     return True
 
 
-def _note_suspect(old: Checkpoint, index: int, is_slot: bool, place: int, value: Value | None) -> None:
-    """Note where a state differed, and the range of the number there if no comparison passes it over."""
+def _note_suspect(old: Checkpoint, index: int, is_slot: bool, which: int, value: Value | None) -> None:
+    """Note where a state differed, and whether what differed is a number that no comparison passes over."""
     matters = old.read[index] & old.precise_slots[index] if is_slot else old.live[index] & old.precise_regs[index]
-    is_number = value.__class__ is Scalar and matters >> place & 1
-    old.suspect = index, is_slot, place, value.range if is_number else None  # type: ignore[union-attr]
+    is_number = value.__class__ is Scalar and matters >> which & 1
+    old.suspect = place(index, is_slot, which)
+    old.watched = (old.suspect, value.range) if is_number else None  # type: ignore[union-attr]
 
 
 def _same_refs(old: State, new: State, ids: IdMap) -> bool:
@@ -204,8 +210,8 @@ def _stacks_equal(old: Checkpoint, index: int, frame: Frame, other: Frame, ids: 
 
 
 def _hold_numbers(one: Slot, two: Slot) -> bool:
-    """Whether a whole number is spilled in both slots."""
-    return one.kinds == two.kinds == ALL_SPILL and one.value.__class__ is two.value.__class__ is Scalar
+    """Whether a number is spilled in both slots in the same way."""
+    return one.value.__class__ is two.value.__class__ is Scalar and one.kinds == two.kinds
 
 
 def _slot_covers(old: Slot, new: Slot | None, ids: IdMap, is_precise: bool, exact: int, reads_unwritten: bool) -> bool:
