@@ -143,14 +143,16 @@ class StepSession:
 
     def _step(self) -> None:
         """Run one instruction, and note the words of the stack that it changes."""
-        before = self._stack_words()
+        before = self._stack_content()
         try:
             self._execution.step()
             self._steps += 1
         except Fault as fault:
             self._fault = fault
-        now = self._stack_words()
-        self._touched.update(at for at, word in now.items() if word != before.get(at, word))
+        # Most steps leave the stack as it is, and a run may have a million of them.
+        if self._stack_content() != before:
+            old, now = _words(*before), self._stack_words()
+            self._touched.update(at for at, word in now.items() if word != old.get(at, word))
 
     def _go(self, until: Callable[[], bool]) -> None:
         """Step until a condition holds, a breakpoint is met, or there is nothing left to run."""
@@ -330,14 +332,14 @@ class StepSession:
 
     def _stack_words(self) -> dict[tuple[str, int], int]:
         """The words of the stack of the function that runs: (its name, distance from r10) to content."""
+        return _words(*self._stack_content())
+
+    def _stack_content(self) -> tuple[str, bytes]:
+        """The stack of the function that runs: its name and its bytes; none at the end."""
         if self._execution.is_finished:
-            return {}
+            return "", b""
         stack = self._execution.frame.stack
-        data = bytes(stack.buffer)
-        return {
-            (stack.name, at - stack.size): int.from_bytes(data[at : at + WORD], "little")
-            for at in range(0, stack.size, WORD)
-        }
+        return stack.name, bytes(stack.buffer)
 
     def _show_stack(self) -> None:
         now = self._stack_words()
@@ -354,6 +356,10 @@ class StepSession:
 
     def _print(self, text: str) -> None:
         self._out.write(text + "\n")
+
+
+def _words(name: str, data: bytes) -> dict[tuple[str, int], int]:
+    return {(name, at - len(data)): int.from_bytes(data[at : at + WORD], "little") for at in range(0, len(data), WORD)}
 
 
 def _number(words: list[str], position: int, default: int | None = None) -> int:
