@@ -241,6 +241,12 @@ class Engine:
         """
         if state.frames[0].is_async and not old.state.frames[-1].is_async:
             return False
+        unlike = old.unlike
+        if unlike >= 0:
+            # Most often this is the number that counts the rounds, and it has changed again.
+            one, two = old.state.frames[-1].regs[unlike], state.frames[-1].regs[unlike]
+            if one.__class__ is Scalar and two.__class__ is Scalar and one.range is not two.range:
+                return None
         if _maybe_looping(old, state) and states_equal(old, state, EXACT):
             depths_differ = _iterator_advanced(old.state, state) or old.state.may_goto != state.may_goto
             if not depths_differ and old.state.callback_unroll == state.callback_unroll:
@@ -338,12 +344,6 @@ def _maybe_looping(old: Checkpoint, state: State) -> bool:
     if len(old.state.frames) != len(state.frames):
         return False
     kept, regs = old.state.frames[-1].regs, state.frames[-1].regs
-    unlike = old.unlike
-    if unlike >= 0:
-        # Most often this is the number that counts the rounds.
-        one, two = kept[unlike], regs[unlike]
-        if one.__class__ is Scalar and two.__class__ is Scalar and one.range is not two.range:
-            return False
     for reg in bits_of(old.live[-1]):
         if kept[reg] is not regs[reg] and _differ(kept[reg], regs[reg]):
             old.unlike = reg
