@@ -160,7 +160,8 @@ class Builder:
     def movsx(self, to: Register, value: Register, bits: int) -> None:
         """Extend the sign of the low bits of a register."""
         register, operand, width = _operands(to, value)
-        assert isinstance(operand, Reg)
+        if not isinstance(operand, Reg):
+            raise EncodeError(f"movsx: got {value!r}, expected a register")
         self.emit(movsx64(register, operand, bits) if width == 64 else movsx32(register, operand, bits))
 
     def _alu(self, operation: str, to: Register, value: Value) -> None:

@@ -65,9 +65,8 @@ class Field:
     The byte offset of a field in a kernel struct, from the running kernel's BTF.
 
     `path` is dotted and may pass through embedded structs, unions and array indexes
-    ("f_path.dentry", "__sk_common.skc_daddr"). `container_path`s of several alternatives, tried in
-    order, cope with fields that moved between kernels. It is added to `off` of a load or store, or
-    to `imm` of an ALU operation or a move.
+    ("f_path.dentry", "__sk_common.skc_daddr"); `alternatives` cope with fields that moved between
+    kernels. The offset is added to `off` of a load or store, and to `imm` of anything else.
     """
 
     struct: str

@@ -178,6 +178,7 @@ def test_the_repr_is_text_that_assembles_to_the_same() -> None:
         (lambda b: b.mov(u64[R1], R2.w), "got w2, expected a register or a number"),
         (lambda b: b.add(u8[R1], R2), "atomic: got add Size.B, expected"),
         (lambda b: b.add(u64[R1], 4), "got 4, expected a register"),
+        (lambda b: b.movsx(R1, 5, 8), "movsx: got 5, expected a register"),
         (lambda b: b.jump_if(R1, "=", 4, "x"), "comparison: got '='"),
         (lambda b: b.otherwise().__enter__(), "must follow a when"),
         (lambda b: (b.goto("nowhere"), b.program()), "label 'nowhere' is not defined"),
