@@ -123,6 +123,10 @@ class Engine:
         state = layout.pack_state(SLOT, frozenset({self._seed}))
         self._collection.maps["tasks"].update(_PIDFD.pack(pidfd), state)
 
+    def is_marked(self, pidfd: int) -> bool:
+        """Say whether a process is one of the session. Raises KernelError."""
+        return self._collection.maps["tasks"].lookup(_PIDFD.pack(pidfd)) is not None
+
     def dropped_events(self) -> int:
         """Return how many events found no room in the ring buffer. Raises KernelError."""
         return self._counted(layout.SESSION_DROPS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 
 from actplane.runtime import libc
@@ -26,13 +27,13 @@ class Guard:
         self._lifeline = lifeline
 
     @classmethod
-    def start(cls, cgroup: SessionCgroup) -> Guard:
-        """Fork the guard of a session's cgroup. Raises OSError."""
+    def start(cls, cgroup: SessionCgroup, end_stragglers: Callable[[], object]) -> Guard:
+        """Fork the guard of a session's cgroup, and of what has left it. Raises OSError."""
         watched, lifeline = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(lifeline)
-            _watch(watched, cgroup)
+            _watch(watched, cgroup, end_stragglers)
         os.close(watched)
         return cls(pid, lifeline)
 
@@ -49,7 +50,7 @@ class Guard:
             os.waitpid(self.pid, 0)
 
 
-def _watch(watched: int, cgroup: SessionCgroup) -> None:
+def _watch(watched: int, cgroup: SessionCgroup, end_stragglers: Callable[[], object]) -> None:
     """The guard's life. Never returns."""
     try:
         os.setsid()
@@ -57,7 +58,9 @@ def _watch(watched: int, cgroup: SessionCgroup) -> None:
         libc.set_name("actplane-guard")
         if os.read(watched, 1) != _DISMISSED:
             cgroup.kill()
-            if cgroup.wait_empty(timeout_seconds=30):
+            is_empty = cgroup.wait_empty(timeout_seconds=30)
+            end_stragglers()
+            if is_empty:
                 cgroup.remove()
     finally:
         os._exit(0)

@@ -29,6 +29,7 @@ from actplane.runtime.guard import Guard
 from actplane.runtime.launch import Command, FirstProcess
 from actplane.runtime.privileges import home_variables, invoking_user, require_privileges
 from actplane.runtime.reporter import Reporter, say
+from actplane.runtime.stragglers import end_stragglers
 from actplane.runtime.supervise import Ending, Outcome, Supervisor, blocked_signals
 
 
@@ -99,6 +100,8 @@ def run(plan: Plan, environment: Mapping[str, str]) -> Ending:
         reporter = stack.enter_context(Reporter(plan.events, plan.feedback, user))
         reporter.start(EventReader(compiled.policy, compiled.tier, session))
         engine = stack.enter_context(Engine.load(compiled, btf, mirror(btf) if plan.use_mirror else None))
+        # Comes after the cgroup has been emptied, and before the programs are taken away.
+        stack.callback(_end_stragglers, engine)
         signals = stack.enter_context(blocked_signals())
         cgroup = stack.enter_context(SessionCgroup.create(session_name(os.getpid(), suffix)))
         variables = {**environment, **_variables(plan, session, compiled.tier)}
@@ -108,7 +111,7 @@ def run(plan: Plan, environment: Mapping[str, str]) -> Ending:
         first = FirstProcess.start(command, cgroup.fd)
         stack.callback(first.close)
         engine.attach(cgroup.fd)
-        guard = Guard.start(cgroup)
+        guard = Guard.start(cgroup, lambda: end_stragglers(engine.is_marked))
         stack.callback(guard.dismiss)
         engine.mark(first.pidfd)
         if not plan.is_quiet:
@@ -143,6 +146,13 @@ def _variables(plan: Plan, session: str, tier: Tier) -> dict[str, str]:
         if path is not None:
             variables[name] = os.path.abspath(path)
     return variables
+
+
+def _end_stragglers(engine: Engine) -> None:
+    count = len(end_stragglers(engine.is_marked))
+    if count:
+        plural = "es" if count > 1 else ""
+        say(f"actplane: {count} process{plural} had left the session's cgroup; ended, as no policy would be in force")
 
 
 def _tell_end(outcome: Outcome, engine: Engine) -> None:

@@ -40,7 +40,7 @@ def main(argv: list[str]) -> int:
         user = invoking_user(os.environ)
         command = Command(argv, os.environ, user, signals.mask, signals.ignored)
         first = FirstProcess.start(command, cgroup.fd)
-        guard = Guard.start(cgroup)
+        guard = Guard.start(cgroup, tuple)
         try:
             first.release()
             supervisor = Supervisor(first, guard, cgroup, signals.fd, nothing, lambda: None)
