@@ -128,6 +128,16 @@ class Judge:
         return frozenset(asked)
 
     @property
+    def gains_labels(self) -> bool:
+        """Whether a process can gain labels otherwise than by what it executes."""
+        return bool(self.flowing) or any(s.kind is not ObjectKind.EXEC for s in self.policy.sources)
+
+    @property
+    def receives(self) -> bool:
+        """Whether it matters from whom a process receives."""
+        return bool(self.clauses([Operation.RECV])) or any(s.kind is ObjectKind.ENDPOINT for s in self.policy.sources)
+
+    @property
     def closes_on_write(self) -> bool:
         """Whether a write to a file can close a gate."""
         return any(invalidator.operation is Operation.WRITE for invalidator in self.policy.invalidators)
@@ -168,7 +178,7 @@ class Judge:
             if KIND_OF_SOURCE[source.kind] == kind:
                 offset, mask = self._label(layout.SCRATCH_LABELS, source.label)
                 bodies[source.pattern].append(lambda o=offset, m=mask: _set_bits(f, scratch, o, m))  # type: ignore[misc]
-        self._select(f, scratch, kind, bodies)
+        self._select(f, scratch, "identity" if kind == "exec" else kind, bodies)
 
     def apply_transforms(self, f: FunctionBuilder, scratch: bc.Value) -> None:
         """Emit: declassify and endorse, in the order of the policy."""
@@ -176,7 +186,7 @@ class Judge:
             offset, mask = self._label(layout.SCRATCH_LABELS, transform.label)
             change = _clear_bits if transform.is_declassify else _set_bits
             body: Body = lambda c=change, o=offset, m=mask: c(f, scratch, o, m)  # type: ignore[misc]  # noqa: E731
-            self._select(f, scratch, "exec", {transform.pattern: [body]})
+            self._select(f, scratch, "identity", {transform.pattern: [body]})
 
     def judge_function(self, name: str, operations: Sequence[Operation]) -> bc.Function:
         """

@@ -11,7 +11,7 @@ from typing import Literal
 from actplane.asm.insn import Insn
 from actplane.asm.program import MapSpec, Object, Program
 from actplane.asm.uapi import AttachType, MapType, ProgType
-from actplane.codegen import execs, files, kernel, layout, lineage, network
+from actplane.codegen import confine, execs, files, kernel, layout, lineage, network
 from actplane.codegen.channels import INBOX
 from actplane.codegen.clauses import KIND_OF_OPERATION, KIND_OF_SOURCE, Judge
 from actplane.codegen.dispatch import dispatcher, slots
@@ -206,6 +206,7 @@ class _Build:
                 self._add_maps(files.OBJECTS)
             self._files()
             self._network()
+            self._confine()
         return Compiled(
             policy,
             self._tier,
@@ -219,6 +220,10 @@ class _Build:
             self._fixed("task_newtask", "tp_btf", lineage.inherit(self._judge, "inherit", can_deny=False))
         else:
             self._fixed("task_alloc", self._kind, lineage.inherit(self._judge, "inherit", can_deny=True))
+            if self._judge.gains_labels:
+                self._fixed("task_newtask", "tp_btf", lineage.catch_up(self._judge, "catch_up"))
+                take_along = lineage.take_along(self._judge, "take_along")
+                self._fixed("bprm_check_security", self._kind, take_along, "take_along")
         self._fixed("sched_process_exit", "tp_btf", lineage.exit_program(self._judge, "process_exit"))
 
     def _execs(self) -> None:
@@ -234,7 +239,7 @@ class _Build:
         changes = changes or judge.closes_on_write
         if "file" in judge.recognizers or judge.flowing:
             self._deciding("file_open", files.file_open)
-        if judge.flowing or judge.closes_on_write:
+        if judge.flowing or judge.closes_on_write or judge.receives:
             self._deciding("file_permission", files.file_permission)
         if judge.flowing:
             self._deciding("mmap_file", files.mmap_file)
@@ -253,19 +258,25 @@ class _Build:
     def _network(self) -> None:
         judge = self._judge
         connects = bool(judge.clauses([Operation.CONNECT]))
-        receives = bool(judge.clauses([Operation.RECV])) or any(
-            s.kind is ObjectKind.ENDPOINT for s in judge.policy.sources
-        )
         if connects:
             self._deciding("socket_connect", network.socket_connect)
             self._deciding("unix_stream_connect", network.unix_connect)
         if connects or judge.flowing:
             self._deciding("unix_may_send", network.unix_send)
             self._deciding("socket_sendmsg", network.socket_sendmsg)
-        if receives or judge.flowing:
+        if judge.receives or judge.flowing:
             self._deciding("socket_recvmsg", network.socket_recvmsg)
         if judge.flowing:
             self._add_maps(network.SOCKETS, network.ENDPOINTS)
+
+    def _confine(self) -> None:
+        self._deciding("ptrace_access_check", confine.attach)
+        self._deciding("file_ioctl", confine.type_ahead)
+        self._deciding("file_ioctl_compat", confine.type_ahead, is_optional=True)
+        if confine.names_places(self._judge):
+            self._deciding("sb_mount", confine.mount)
+            self._deciding("move_mount", confine.move_mount)
+            self._deciding("sb_pivotroot", confine.pivot_root)
 
     def _cgroup(self) -> None:
         if not self._judge.clauses([Operation.CONNECT]):
@@ -311,10 +322,10 @@ class _Build:
         self._add_program(hook, hook, kind, code, attach_type)
         self._hooks.append(Hook(enter.name, kind, hook, prog_array, is_optional))
 
-    def _fixed(self, hook: str, kind: HookKind, functions: tuple[bc.Function, ...]) -> None:
+    def _fixed(self, hook: str, kind: HookKind, functions: tuple[bc.Function, ...], name: str | None = None) -> None:
         """Add a program that is the same for every policy, and so is attached itself."""
-        self._add_program(hook, hook, kind, _Code.of(functions), None)
-        self._hooks.append(Hook(hook, kind))
+        self._add_program(name or hook, hook, kind, _Code.of(functions), None)
+        self._hooks.append(Hook(name or hook, kind))
 
     def _add_program(self, name: str, hook: str, kind: HookKind, code: _Code, attach_type: AttachType | None) -> None:
         prog_type, attach_type, attach_to = _attachment(kind, hook, attach_type)

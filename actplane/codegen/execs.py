@@ -33,7 +33,7 @@ def exec_check(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     interpreter = f.load(bprm, field=kernel.BPRM_INTERPRETER, name="interpreter")
     with f.when(called, "!=", interpreter):  # A script has been judged; its interpreter follows.
         judge.recognizers["exec"].restore_identity(f, scratch)
-    _recognize(f, judge, scratch, bprm, conclusion)
+    _recognize(f, judge, scratch, bprm, conclusion, trusts_called=False)
     f.call("argument_vector", scratch)
     f.call("walk_arguments", scratch)
     f.call("judge_exec", scratch, state)
@@ -68,7 +68,7 @@ def exec_commit(judge: Judge, name: str, *, is_checked: bool) -> tuple[bc.Functi
     judge.begin(f, scratch, state, ("exec", "argument"))
     if is_checked:
         judge.recognizers["exec"].restore_identity(f, scratch)
-    _recognize(f, judge, scratch, bprm, conclusion)
+    _recognize(f, judge, scratch, bprm, conclusion, trusts_called=not is_checked)
     f.store(scratch, layout.SCRATCH_VECTOR, 0)
     mm = f.load(task, field=kernel.TASK_MM, name="mm")
     f.store(scratch, layout.SCRATCH_STRING, f.load(mm, field=kernel.MM_ARG_START))
@@ -109,30 +109,46 @@ def _shared(judge: Judge) -> tuple[bc.Function, ...]:
     return tuple(functions)
 
 
-def _recognize(f: FunctionBuilder, judge: Judge, scratch: bc.Value, bprm: bc.Value, conclusion: str) -> None:
-    """Emit: facts of the executed file's path and of the name it was called by, and the labels they give."""
+def _recognize(
+    f: FunctionBuilder, judge: Judge, scratch: bc.Value, bprm: bc.Value, conclusion: str, *, trusts_called: bool
+) -> None:
+    """
+    Emit: facts of the executed file's path and of the name it was called by, and the labels they give.
+
+    In a chroot of the caller's making, any file can be called by any path. So of a path as called only
+    what a clause forbids counts, and its last component as a name, unless `trusts_called`: where an exec is
+    seen only when it has committed, nothing else is left of a script.
+    """
     f.store(scratch, layout.SCRATCH_ACCESS, 0)
     file = f.load(bprm, field=kernel.BPRM_FILE, name="file")
     dentry = f.load(file, field=kernel.FILE_DENTRY, name="dentry")
     mount = f.load(file, field=kernel.FILE_MOUNT, name="mount")
     recognizer = judge.recognizers["exec"]
-    # The name as called comes first, so that the resolved path is left as the target of reports.
-    called = f.load(bprm, field=kernel.BPRM_FILENAME, name="called")
-    text = f.op(scratch, "+", layout.SCRATCH_TEXT, "text")
-    length = f.helper("bpf_probe_read_kernel_str", text, layout.TEXT_PATH_END, called, result="length")
-    f.store(scratch, layout.SCRATCH_TARGET_BYTES, 0)
-    with f.when(length, ">", layout.TEXT_PATH_END):  # An error, as a number without sign.
-        refuse(f, scratch, layout.CAUSE_PATH_TOO_LONG, conclusion)
-    recognizer.begin(f, scratch)
-    recognizer.walk(f, scratch, 0, length)
     length = f.call("path_of", scratch, dentry, mount, result="length")
     with f.when(length, "==", 0):
-        refuse(f, scratch, layout.CAUSE_PATH_TOO_LONG, conclusion)
+        f.store(scratch, layout.SCRATCH_TARGET_BYTES, 0)
+        refuse(f, scratch, layout.CAUSE_NO_PATH, conclusion)
     f.update(length, "+", 1)
     target = f.load(scratch, layout.SCRATCH_TARGET, name="target")
     recognizer.begin(f, scratch)
     recognizer.walk(f, scratch, target, length)
-    recognizer.keep_identity(f, scratch)
+    if not trusts_called:
+        recognizer.keep_identity(f, scratch)
+    called = f.load(bprm, field=kernel.BPRM_FILENAME, name="called")
+    text = f.op(scratch, "+", layout.SCRATCH_TEXT, "text")
+    length = f.helper("bpf_probe_read_kernel_str", text, layout.TEXT_PATH_END, called, result="length")
+    with f.when(length, ">", layout.TEXT_PATH_END):  # An error, as a number without sign.
+        f.store(scratch, layout.SCRATCH_TARGET_BYTES, 0)
+        refuse(f, scratch, layout.CAUSE_NO_PATH, conclusion)
+    recognizer.begin(f, scratch)
+    recognizer.walk(f, scratch, 0, length)
+    if trusts_called:
+        recognizer.keep_identity(f, scratch)
+    else:
+        recognizer.add_names_to_identity(f, scratch, judge.policy.patterns)
+    target = f.load(scratch, layout.SCRATCH_TARGET, name="target")
+    with f.when(length, ">", target):  # It has overwritten the path, which is the target of reports.
+        f.call("path_of", scratch, dentry, mount)
     judge.add_source_labels(f, scratch, "exec")
     judge.apply_transforms(f, scratch)
 

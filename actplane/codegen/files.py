@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from actplane.asm.program import MapSpec
 from actplane.asm.uapi import MapType
-from actplane.codegen import kernel, layout
+from actplane.codegen import kernel, layout, network
 from actplane.codegen.channels import deliver, notify_readers, wait
 from actplane.codegen.clauses import Judge, signed32, words_of
 from actplane.codegen.frame import argument, conclude, current_state, own_scratch, refuse
@@ -67,6 +67,12 @@ def file_permission(judge: Judge, name: str, denied: int) -> tuple[bc.Function, 
     file = argument(f, 0, "file")
     mask = argument(f, 1, "mask")
     functions: list[bc.Function] = []
+    if judge.flowing or judge.receives:
+        inode = f.load(file, field=kernel.FILE_INODE, name="inode")
+        kind = f.load(inode, 0, 2, "kind", kernel.INODE_MODE)
+        f.update(kind, "&", kernel.S_IFMT)
+        with f.when(kind, "==", kernel.S_IFSOCK):
+            functions.extend(network.by_descriptor(f, judge, task, state, file, mask, denied))
     if judge.closes_on_write:
         _close_gates(f, judge, task, state, file, mask, denied)
         functions.append(_close_gates_function(judge))
@@ -197,7 +203,8 @@ def _is_stream(f: FunctionBuilder, inode: bc.Value) -> bc.Value:
     Emit: 0 if bytes written to an object cannot be read from it by others as a file's can.
 
     Character devices and folders carry no labels: /dev/null hands nothing on, and a terminal would
-    taint every process that has it. Sockets have hooks of their own.
+    taint every process that has it. Sockets have hooks of their own. All eventfds of the machine
+    share one inode.
     """
     kind = f.load(inode, 0, 2, "kind", kernel.INODE_MODE)
     f.update(kind, "&", kernel.S_IFMT)
@@ -205,6 +212,9 @@ def _is_stream(f: FunctionBuilder, inode: bc.Value) -> bc.Value:
     for other in (kernel.S_IFCHR, kernel.S_IFDIR, kernel.S_IFSOCK):
         with f.when(kind, "==", other):
             f.assign(answer, 0)
+    superblock = f.load(inode, field=kernel.INODE_SUPERBLOCK, name="superblock")
+    with f.when(f.load(superblock, field=kernel.SUPERBLOCK_MAGIC, name="magic"), "==", kernel.ANON_INODE_FS_MAGIC):
+        f.assign(answer, 0)
     return answer
 
 
@@ -361,7 +371,7 @@ def _examine_function(judge: Judge, operations: Sequence[Operation], moves: bool
     length = f.call("path_of", scratch, dentry, mount, result="length")
     with f.when(length, "==", 0):
         f.store(scratch, layout.SCRATCH_TARGET_BYTES, 0)
-        refuse(f, scratch, layout.CAUSE_PATH_TOO_LONG, conclusion)
+        refuse(f, scratch, layout.CAUSE_NO_PATH, conclusion)
     if "file" in judge.recognizers:
         _recognize(f, judge, scratch, length)
         if moves:

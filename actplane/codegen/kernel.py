@@ -11,6 +11,8 @@ TASK_PID = KernelField("task_struct", "pid")
 TASK_MM = KernelField("task_struct", "mm")
 TASK_SIGNAL = KernelField("task_struct", "signal")
 TASK_EXIT_CODE = KernelField("task_struct", "exit_code")
+TASK_FLAGS = KernelField("task_struct", "flags")
+TASK_NAMESPACES = KernelField("task_struct", "nsproxy")
 TASK_STATUS = KernelField("task_struct", "thread_info.status")
 
 SIGNAL_LIVE = KernelField("signal_struct", "live.counter")
@@ -52,6 +54,10 @@ DENTRY_INODE = KernelField("dentry", "d_inode")
 DENTRY_PREFIX_BYTES = 128
 """Every dentry has its parent and name in its first 128 bytes; the mirror checks the offsets."""
 INODE_MODE = KernelField("inode", "i_mode")
+INODE_SUPERBLOCK = KernelField("inode", "i_sb")
+SUPERBLOCK_MAGIC = KernelField("super_block", "s_magic")
+ANON_INODE_FS_MAGIC = 0x09041934
+"""super_block.s_magic of what has no file at all: eventfd, epoll, timerfd (include/uapi/linux/magic.h)."""
 S_IFMT = 0o170000
 S_IFSOCK = 0o140000
 S_IFCHR = 0o020000
@@ -63,11 +69,31 @@ MOUNT_ROOT = KernelField("vfsmount", "mnt_root")
 MOUNT_OF_VFSMOUNT = KernelField("mount", "mnt")
 MOUNT_PARENT = KernelField("mount", "mnt_parent")
 MOUNT_POINT = KernelField("mount", "mnt_mountpoint")
+MOUNT_NAMESPACE = KernelField("mount", "mnt_ns")
+MOUNT_TOP = KernelField("mount", "mnt.mnt_root")
+NAMESPACES_MOUNTS = KernelField("nsproxy", "mnt_ns")
+MOUNTS_ROOT = KernelField("mnt_namespace", "root")
+MOUNT_FLAGS = KernelField("mount", "mnt.mnt_flags")
+MNT_INTERNAL = 0x4000
+"""vfsmount.mnt_flags: a mount of the kernel's own, such as that of message queues (include/linux/mount.h)."""
+MAX_ERRNO = 4095
+"""Pointers from -MAX_ERRNO on are errors (include/linux/err.h); private copies of mounts bear one."""
+MS_REMOUNT = 1 << 5
+MS_BIND = 1 << 12
+MS_PROPAGATION = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20
+"""MS_UNBINDABLE, MS_PRIVATE, MS_SLAVE, MS_SHARED."""
+PTRACE_MODE_ATTACH = 2
+TIOCLINUX = 0x541C
+TIOCSTI = 0x5412
 
 REGS_SYSCALL = KernelField("pt_regs", "orig_ax")
 REGS_SI = KernelField("pt_regs", "si")
 REGS_DX = KernelField("pt_regs", "dx")
 REGS_CX = KernelField("pt_regs", "cx")
+PF_IO_WORKER = 0x10
+"""task_struct.flags: a thread that io_uring has made; its registers are those of whoever made it."""
+SYSCALLS_READ_WRITE = (0, 1, 19, 20)
+"""read, write, readv, writev."""
 SYSCALL_EXECVE = 59
 SYSCALL_EXECVEAT = 322
 TS_COMPAT = 2

@@ -3,7 +3,7 @@ Whose process is it: marks that children inherit, threads share and an exec by a
 
 The state of a process is stored on its thread-group leader. New processes start with a copy of the
 state of the process that made them, whatever their parent is said to be. New threads get a copy
-too: should one of them exec after the leader has gone, it takes the leader's place.
+too: should one of them exec, it takes the leader's place, and what the leader has gained since.
 """
 
 from __future__ import annotations
@@ -39,6 +39,42 @@ def inherit(judge: Judge, name: str, *, can_deny: bool) -> tuple[bc.Function, ..
     f.store(copy, layout.STATE_FLAGS, 0, 4)
     for offset in range(layout.STATE_PENDING, layout.STATE_BYTES, 8):
         f.store(copy, offset, 0)
+    f.ret(0)
+    return (f.finish(),)
+
+
+def catch_up(judge: Judge, name: str) -> tuple[bc.Function, ...]:
+    """
+    Return the program that runs when a new task has been made, and has not run (task_newtask).
+
+    Between its mark and the copy of its memory another thread may have read what gives a label.
+    """
+    f = FunctionBuilder(name, ["context"])
+    _, state = current_state(f, 0, judge.inbox_words)
+    child = argument(f, 0, "child")
+    copy = f.helper("bpf_task_storage_get", f.map_address("tasks"), child, 0, 0, result="copy")
+    with f.when(copy, "!=", 0):
+        for pair in range(judge.label_words // 2):
+            f.store(copy, layout.STATE_LABELS + 8 * pair, f.load(state, layout.STATE_LABELS + 8 * pair))
+    f.ret(0)
+    return (f.finish(),)
+
+
+def take_along(judge: Judge, name: str) -> tuple[bc.Function, ...]:
+    """
+    Return the program by which a thread that executes takes along the state of its process (bprm_check_security).
+
+    It is to take the leader's place. A leader that has ended before hands nothing over.
+    """
+    f = FunctionBuilder(name, ["context"])
+    task, state = current_state(f, 0, judge.inbox_words)
+    leader = f.load(task, field=kernel.TASK_LEADER, name="leader")
+    with f.when(leader, "!=", task):
+        own = f.helper("bpf_task_storage_get", f.map_address("tasks"), task, state, kernel.STORAGE_CREATE, result="own")
+        with f.when(own, "==", 0):
+            f.ret(-kernel.ENOMEM)
+        for offset in range(0, layout.STATE_BYTES, 8):
+            f.store(own, offset, f.load(state, offset))
     f.ret(0)
     return (f.finish(),)
 

@@ -75,24 +75,15 @@ def socket_sendmsg(judge: Judge, name: str, denied: int) -> tuple[bc.Function, .
     sk = _sk(f, argument(f, 0, "socket"))
     family = f.load(sk, 0, 2, "family", kernel.SOCK_FAMILY)
     message = argument(f, 1, "message")
-    with f.when(family, "==", kernel.AF_UNIX):
-        if judge.flowing:
-            unix = f.helper("bpf_skc_to_unix_sock", sk, result="unix")
-            with f.when(unix, "!=", 0):
-                peer = f.load(unix, field=kernel.UNIX_PEER, name="peer")
-                with f.when(peer, "!=", 0):
-                    _give(f, judge, state, peer, denied)
-        f.ret(0)
     address = f.load(message, field=kernel.MSG_NAME, name="address")
-    with f.when(address, "==", 0):
-        if judge.flowing:
-            fresh = _fresh(f, judge, state, sk)
-            with f.when(fresh, "!=", 0):
-                scratch = own_scratch(f, task, denied)
-                judge.begin(f, scratch, state, ("endpoint",))
-                _copy_peer(f, scratch, sk, family)
-                _judge_address(f, judge, scratch, state, sk, layout.EVENT_CONNECT, denied)
-        f.ret(0)
+    connected, addressed = f.new_block("connected"), f.new_block("addressed")
+    named = f.new_block("named")
+    f.branch(family, "==", kernel.AF_UNIX, connected, named)
+    f.start(named)
+    f.branch(address, "==", 0, connected, addressed)
+    f.start(connected)
+    _send(f, judge, task, state, sk, family, denied)
+    f.start(addressed)
     scratch = own_scratch(f, task, denied)
     judge.begin(f, scratch, state, ("endpoint",))
     _copy_address(f, scratch, address, f.load(message, 0, 4, "length", kernel.MSG_NAME_BYTES))
@@ -110,38 +101,7 @@ def socket_recvmsg(judge: Judge, name: str, denied: int) -> tuple[bc.Function, .
     task, state = current_state(f, 0, judge.inbox_words)
     sk = _sk(f, argument(f, 0, "socket"))
     family = f.load(sk, 0, 2, "family", kernel.SOCK_FAMILY)
-    if judge.flowing:
-        with f.when(family, "==", kernel.AF_UNIX):
-            waiting = f.helper(
-                "bpf_sk_storage_get", f.map_address("sockets"), sk, 0, kernel.STORAGE_CREATE, result="waiting"
-            )
-            with f.when(waiting, "==", 0):
-                f.ret(denied)
-            wait(f, state, waiting)
-            for index in words_of(judge.flowing):
-                f.atomic("|", state, layout.STATE_LABELS + 4 * index, f.load(waiting, 4 * index, 4), 4)
-    scratch = own_scratch(f, task, denied)
-    judge.begin(f, scratch, state, ("endpoint",))
-    with f.when(family, "==", kernel.AF_UNIX):
-        if "endpoint" in judge.recognizers:
-            # A connection bears the name of the server it was made to; half a pair has none.
-            unix = f.helper("bpf_skc_to_unix_sock", sk, result="unix")
-            with f.when(unix, "!=", 0):
-                peer = f.load(unix, field=kernel.UNIX_PEER, name="peer")
-                with f.when(peer, "!=", 0):
-                    _judge_unix(f, scratch, state, peer, denied)
-        f.ret(0)
-    if judge.flowing:
-        _copy_own(f, scratch, sk, family)
-        key = f.op(scratch, "+", layout.SCRATCH_KERNEL, "key")
-        address = _endpoint(f, key)
-        with f.when(address, "==", 0):
-            f.ret(denied)
-        wait(f, state, address)
-        f.call("gain_endpoint", scratch)
-    _copy_peer(f, scratch, sk, family)
-    _judge_address(f, judge, scratch, state, sk, layout.EVENT_RECV, denied)
-    f.ret(0)
+    _receive(f, judge, task, state, sk, family, denied)
     return (f.finish(), *_shared(judge, [Operation.RECV], layout.EVENT_RECV))
 
 
@@ -149,7 +109,7 @@ def unix_connect(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...
     """Return the program for `unix_stream_connect(sock, other, newsk)`."""
     f, scratch, state = _begin(judge, name, denied)
     other = argument(f, 1, "other")
-    _judge_unix(f, scratch, state, other, denied)
+    _judge_unix(f, scratch, state, other, layout.EVENT_CONNECT, denied)
     f.ret(0)
     return (f.finish(), *_shared(judge, [Operation.CONNECT], layout.EVENT_CONNECT))
 
@@ -158,7 +118,7 @@ def unix_send(judge: Judge, name: str, denied: int) -> tuple[bc.Function, ...]:
     """Return the program for `unix_may_send(sock, other)`: each datagram to a unix socket."""
     f, scratch, state = _begin(judge, name, denied)
     other = _sk(f, argument(f, 1, "other"))
-    _judge_unix(f, scratch, state, other, denied)
+    _judge_unix(f, scratch, state, other, layout.EVENT_CONNECT, denied)
     if judge.flowing:
         _give(f, judge, state, other, denied)
     f.ret(0)
@@ -179,14 +139,111 @@ def cgroup_connect(judge: Judge, name: str, family: int) -> tuple[bc.Function, .
     else:
         for word in range(4):
             f.store(scratch, _V6 + 4 * word, f.load(context, _USER_IP6 + 4 * word, 4), 4)
-    refused = f.call("judge_address", scratch, state, result="refused")
+    refused = f.call(_of("judge_address", layout.EVENT_CONNECT), scratch, state, result="refused")
     with f.when(refused, "!=", 0):
         f.ret(0)
     f.ret(1)
     return (f.finish(), *_shared(judge, [Operation.CONNECT], layout.EVENT_CONNECT))
 
 
+def by_descriptor(
+    f: FunctionBuilder, judge: Judge, task: bc.Value, state: bc.Value, file: bc.Value, mask: bc.Value, denied: int
+) -> tuple[bc.Function, ...]:
+    """
+    Emit: judge what is spliced from a socket, or, by kernels before 6.5, to one; return, and what that calls.
+
+    The hooks of sockets see all else, but not these; reads and writes are left to them.
+    """
+    flags = f.load(task, 0, 4, "flags", kernel.TASK_FLAGS)
+    f.update(flags, "&", kernel.PF_IO_WORKER)
+    with f.when(flags, "==", 0):
+        regs = f.helper("bpf_task_pt_regs", task, result="regs")
+        call = f.load(regs, field=kernel.REGS_SYSCALL, name="call")
+        for number in kernel.SYSCALLS_READ_WRITE:
+            with f.when(call, "==", number):
+                f.ret(0)
+    socket = f.helper("bpf_sock_from_file", file, result="socket")
+    with f.when(socket, "==", 0):
+        f.ret(0)
+    sk = _sk(f, socket)
+    family = f.load(sk, 0, 2, "family", kernel.SOCK_FAMILY)
+    functions: list[bc.Function] = []
+    if judge.flowing:
+        with f.when(mask, "&", kernel.MAY_WRITE):
+            _send(f, judge, task, state, sk, family, denied)
+        functions.extend(_shared(judge, [Operation.CONNECT], layout.EVENT_CONNECT))
+    with f.when(mask, "&", kernel.MAY_READ):
+        _receive(f, judge, task, state, sk, family, denied)
+    functions.extend(_shared(judge, [Operation.RECV], layout.EVENT_RECV))
+    f.ret(0)
+    return tuple(functions)
+
+
+def _send(
+    f: FunctionBuilder, judge: Judge, task: bc.Value, state: bc.Value, sk: bc.Value, family: bc.Value, denied: int
+) -> None:
+    """Emit: judge bytes for whoever a socket is connected to, if they carry new labels; return."""
+    if judge.flowing:
+        with f.when(family, "==", kernel.AF_UNIX):
+            unix = f.helper("bpf_skc_to_unix_sock", sk, result="unix")
+            with f.when(unix, "!=", 0):
+                peer = f.load(unix, field=kernel.UNIX_PEER, name="peer")
+                with f.when(peer, "!=", 0):
+                    _give(f, judge, state, peer, denied)
+            f.ret(0)
+        fresh = _fresh(f, judge, state, sk)
+        with f.when(fresh, "!=", 0):
+            scratch = own_scratch(f, task, denied)
+            judge.begin(f, scratch, state, ("endpoint",))
+            _copy_peer(f, scratch, sk, family)
+            _judge_address(f, judge, scratch, state, sk, layout.EVENT_CONNECT, denied)
+    f.ret(0)
+
+
+def _receive(
+    f: FunctionBuilder, judge: Judge, task: bc.Value, state: bc.Value, sk: bc.Value, family: bc.Value, denied: int
+) -> None:
+    """Emit: the process gains the labels of what it may read from a socket; return."""
+    if judge.flowing:
+        with f.when(family, "==", kernel.AF_UNIX):
+            waiting = f.helper(
+                "bpf_sk_storage_get", f.map_address("sockets"), sk, 0, kernel.STORAGE_CREATE, result="waiting"
+            )
+            with f.when(waiting, "==", 0):
+                f.ret(denied)
+            wait(f, state, waiting)
+            for index in words_of(judge.flowing):
+                f.atomic("|", state, layout.STATE_LABELS + 4 * index, f.load(waiting, 4 * index, 4), 4)
+    scratch = own_scratch(f, task, denied)
+    judge.begin(f, scratch, state, ("endpoint",))
+    with f.when(family, "==", kernel.AF_UNIX):
+        if "endpoint" in judge.recognizers:
+            # A connection bears the name of the server it was made to; half a pair has none.
+            unix = f.helper("bpf_skc_to_unix_sock", sk, result="unix")
+            with f.when(unix, "!=", 0):
+                peer = f.load(unix, field=kernel.UNIX_PEER, name="peer")
+                with f.when(peer, "!=", 0):
+                    _judge_unix(f, scratch, state, peer, layout.EVENT_RECV, denied)
+        f.ret(0)
+    if judge.flowing:
+        _copy_own(f, scratch, sk, family)
+        key = f.op(scratch, "+", layout.SCRATCH_KERNEL, "key")
+        address = _endpoint(f, key)
+        with f.when(address, "==", 0):
+            f.ret(denied)
+        wait(f, state, address)
+        f.call("gain_endpoint", scratch)
+    _copy_peer(f, scratch, sk, family)
+    _judge_address(f, judge, scratch, state, sk, layout.EVENT_RECV, denied)
+    f.ret(0)
+
+
 # Addresses
+
+
+def _of(name: str, event: int) -> str:
+    """Return the name of a function that there is once more for what is received: some programs judge both."""
+    return f"{name}_received" if event == layout.EVENT_RECV else name
 
 
 def _begin(judge: Judge, name: str, denied: int) -> tuple[FunctionBuilder, bc.Value, bc.Value]:
@@ -255,7 +312,7 @@ def _judge_address(
     f: FunctionBuilder, judge: Judge, scratch: bc.Value, state: bc.Value, sk: bc.Value, event: int, denied: int
 ) -> None:
     """Emit: return `denied` unless the address in SCRATCH_KERNEL is allowed."""
-    refused = f.call("judge_address", scratch, state, result="refused")
+    refused = f.call(_of("judge_address", event), scratch, state, result="refused")
     with f.when(refused, "!=", 0):
         f.ret(denied)
     if event == layout.EVENT_CONNECT and judge.flowing:
@@ -265,8 +322,10 @@ def _judge_address(
                 f.store(carried, 8 * pair, f.load(state, layout.STATE_LABELS + 8 * pair))
 
 
-def _judge_unix(f: FunctionBuilder, scratch: bc.Value, state: bc.Value, other: bc.Value, denied: int) -> None:
-    refused = f.call("judge_unix", scratch, state, other, result="refused")
+def _judge_unix(
+    f: FunctionBuilder, scratch: bc.Value, state: bc.Value, other: bc.Value, event: int, denied: int
+) -> None:
+    refused = f.call(_of("judge_unix", event), scratch, state, other, result="refused")
     with f.when(refused, "!=", 0):
         f.ret(denied)
 
@@ -306,13 +365,13 @@ def _shared(judge: Judge, operations: Sequence[Operation], event: int) -> tuple[
         *path_functions(),
         *report_functions(judge, can_deny=True, is_exec_check=False),
     ]
-    functions.append(_judge_unix_function())
+    functions.append(_judge_unix_function(event))
     functions.append(_give_endpoint(judge) if event == layout.EVENT_CONNECT else _gain_endpoint(judge))
     functions.append(_settle(judge, operations, event))
     if "endpoint" in judge.recognizers:
         functions.extend(judge.recognizers["endpoint"].functions())
     if judge.clauses(operations):
-        functions.append(judge.judge_function("judge_endpoint", operations))
+        functions.append(judge.judge_function(_of("judge_endpoint", event), operations))
     return tuple(functions)
 
 
@@ -322,7 +381,7 @@ def _judge_address_function(judge: Judge, operations: Sequence[Operation], event
 
     Its result is 1 if the event must be denied.
     """
-    f = FunctionBuilder("judge_address", ["scratch", "state"])
+    f = FunctionBuilder(_of("judge_address", event), ["scratch", "state"])
     scratch, state = f.parameters
     family = f.load(scratch, _FAMILY, 2, "family")
     v4, v6, done = f.new_block("v4"), f.new_block("v6"), f.new_block("done")
@@ -382,7 +441,7 @@ def _judge_address_function(judge: Judge, operations: Sequence[Operation], event
     f.store(scratch, layout.SCRATCH_TARGET_BYTES, length)
     if judge.flowing and event == layout.EVENT_RECV:
         f.call("gain_endpoint", scratch)
-    refused = f.call("settle", scratch, state, result="refused")
+    refused = f.call(_of("settle", event), scratch, state, result="refused")
     with f.when(refused, "!=", 0):
         f.ret(1)
     if judge.flowing and event == layout.EVENT_CONNECT:
@@ -474,13 +533,13 @@ def _nibbles() -> bc.Function:
     return f.finish()
 
 
-def _judge_unix_function() -> bc.Function:
+def _judge_unix_function(event: int) -> bc.Function:
     """
     Return `judge_unix(scratch, state, sk)`: the name that a unix socket is bound to, judged.
 
     A socket without a name, such as one half of a pair, is no endpoint.
     """
-    f = FunctionBuilder("judge_unix", ["scratch", "state", "sk"])
+    f = FunctionBuilder(_of("judge_unix", event), ["scratch", "state", "sk"])
     scratch, state, sk = f.parameters
     unix = f.helper("bpf_skc_to_unix_sock", sk, result="unix")
     with f.when(unix, "==", 0):
@@ -493,8 +552,8 @@ def _judge_unix_function() -> bc.Function:
             # What cannot be named is denied by the clause-free verdict that `settle` then finds.
             f.store(scratch, layout.SCRATCH_TARGET_BYTES, 0)
             f.store(scratch, layout.SCRATCH_VERDICT, layout.VERDICT_BLOCK)
-            f.store(scratch, layout.SCRATCH_CAUSE, layout.CAUSE_PATH_TOO_LONG)
-            f.ret(f.call("settle", scratch, state))
+            f.store(scratch, layout.SCRATCH_CAUSE, layout.CAUSE_NO_PATH)
+            f.ret(f.call(_of("settle", event), scratch, state))
         target = f.load(scratch, layout.SCRATCH_TARGET, name="target")
         f.update(target, "-", 1)
         f.update(length, "+", 1)
@@ -503,7 +562,7 @@ def _judge_unix_function() -> bc.Function:
         f.update(target, "&", layout.TEXT_PATH_END - 1)
         f.update(target, "+", scratch)
         f.store(target, layout.SCRATCH_TEXT, ord("u"), 1)
-        f.ret(f.call("settle", scratch, state))
+        f.ret(f.call(_of("settle", event), scratch, state))
     address = f.load(unix, field=kernel.UNIX_ADDRESS, name="address")
     with f.when(address, "==", 0):
         f.ret(0)
@@ -535,13 +594,13 @@ def _judge_unix_function() -> bc.Function:
     f.update(read, "-", 1)
     f.store(scratch, layout.SCRATCH_TARGET, layout.TEXT_CHUNK)
     f.store(scratch, layout.SCRATCH_TARGET_BYTES, read)
-    f.ret(f.call("settle", scratch, state))
+    f.ret(f.call(_of("settle", event), scratch, state))
     return f.finish()
 
 
 def _settle(judge: Judge, operations: Sequence[Operation], event: int) -> bc.Function:
     """Return `settle(scratch, state)`: judge the endpoint that is the target; 1 if it is denied."""
-    f = FunctionBuilder("settle", ["scratch", "state"])
+    f = FunctionBuilder(_of("settle", event), ["scratch", "state"])
     scratch, state = f.parameters
     f.store(scratch, layout.SCRATCH_ACCESS, 0)
     if "endpoint" in judge.recognizers:
@@ -554,7 +613,7 @@ def _settle(judge: Judge, operations: Sequence[Operation], event: int) -> bc.Fun
     if event == layout.EVENT_RECV:
         judge.add_source_labels(f, scratch, "endpoint")
     if judge.clauses(operations):
-        f.call("judge_endpoint", scratch, state)
+        f.call(_of("judge_endpoint", event), scratch, state)
     conclude(f, scratch, event, f.new_block("conclusion"), 1)
     judge.commit_labels(f, scratch, state)
     f.ret(0)

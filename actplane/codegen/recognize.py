@@ -130,6 +130,26 @@ class Recognizer:
         """Emit: copy the facts so far to the region `identity`."""
         self._copy(f, scratch, self.summary, facts_of("identity"))
 
+    def add_names_to_identity(self, f: FunctionBuilder, scratch: bc.Value, patterns: Sequence[Pattern]) -> None:
+        """Emit: those facts that are of names, not of paths, are in the region `identity` too."""
+        masks: dict[int, int] = {}
+        for pattern in self.patterns:
+            if patterns[pattern].kind is PatternKind.NAME:
+                index, mask = self.bit(pattern)
+                masks[index] = masks.get(index, 0) | mask
+        identity = facts_of("identity")
+        facts = f.load(scratch, self.summary, name="facts")
+        with f.when(facts, "!=", 0):
+            summary = f.load(scratch, identity, name="summary")
+            for index, mask in masks.items():
+                word = f.load(scratch, self.word(index), 4, "word")
+                f.update(word, "&", f.let(mask, "names"))
+                with f.when(word, "!=", 0):
+                    f.update(word, "|", f.load(scratch, identity + 8 + 4 * index, 4))
+                    f.store(scratch, identity + 8 + 4 * index, word, 4)
+                    f.update(summary, "|", f.let(1 << index))
+            f.store(scratch, identity, summary)
+
     def restore_identity(self, f: FunctionBuilder, scratch: bc.Value) -> None:
         """Emit: the facts are those that were kept."""
         self._copy(f, scratch, facts_of("identity"), self.summary)

@@ -27,9 +27,12 @@ _ACTIONS = {
 }
 
 _CAUSES = {
-    layout.CAUSE_PATH_TOO_LONG: "the path is longer than can be judged, so it was refused",
+    layout.CAUSE_NO_PATH: "the path is longer than can be judged, or the mount is attached nowhere, so it was refused",
     layout.CAUSE_ARGUMENTS_UNREADABLE: "the arguments could not be read, so the exec was refused",
     layout.CAUSE_NO_MEMORY: "the kernel had no memory left to judge this, so it was refused",
+    layout.CAUSE_NAMES_PLACES: "a mount gives files other names than those that the policy knows them by",
+    layout.CAUSE_OUTSIDE: "the process is not in the session, and what it would be made to do would not be judged",
+    layout.CAUSE_TYPES: "whoever reads what is typed into this terminal may not be in the session",
 }
 """Why an event was stopped although no clause matched: what cannot be judged does not happen."""
 
@@ -39,6 +42,9 @@ _OPERATIONS = {
     layout.EVENT_CONNECT: "connect",
     layout.EVENT_RECV: "recv",
     layout.EVENT_FORK: "fork",
+    layout.EVENT_MOUNT: "mount",
+    layout.EVENT_PTRACE: "ptrace",
+    layout.EVENT_IOCTL: "ioctl",
 }
 
 _ADDRESSED = (layout.EVENT_CONNECT, layout.EVENT_RECV)

@@ -74,10 +74,14 @@ def test_whatever_is_referred_to_is_there(tier: Tier) -> None:
 
 
 def test_only_the_hooks_that_a_policy_needs() -> None:
-    always = {"task_alloc", "sched_process_exit"}
+    always = {"task_alloc", "sched_process_exit", "ptrace_access_check", "file_ioctl", "file_ioctl_compat"}
+    placed = always | {"sb_mount", "move_mount", "sb_pivotroot"}
     execs = always | {"bprm_check_security", "sched_process_exec"}
     assert hooks('rule r: kill exec "git" if AGENT') == execs
-    assert hooks('rule r: block read file "/x" if AGENT') == always | {"file_open"}
+    assert hooks('rule r: block read file "/x" if AGENT') == placed | {"file_open"}
+    assert hooks('rule r: block read file "**/.env" if AGENT') == placed | {"file_open"}
+    assert hooks('rule r: block read file "**" if AGENT') == always | {"file_open"}
+    assert hooks('rule r: kill exec "/usr/bin/git" if AGENT') == execs | placed
     writing = hooks('rule r: block write file "/x" if AGENT')
     assert {"file_open", "path_rename", "path_link", "path_unlink", "path_mkdir", "file_truncate"} <= writing
     assert "file_permission" not in writing

@@ -24,12 +24,15 @@ HOLDS = words("""secret_read read_before_the_fork read_by_another_thread read_wh
     written_through_an_older_descriptor inherited_descriptor_written mapped_for_reading mapped_for_writing
     copied_in_the_kernel sent_to_a_file executed through_a_pipe through_a_pipe_of_a_shell
     through_a_pipe_whose_reader_waits through_a_fifo through_a_stream_pair through_a_datagram_pair
-    through_a_pair_as_files through_a_pair_whose_reader_waits through_a_unix_server through_the_network
+    through_a_pair_as_files read_by_a_thread_whose_leader_has_ended spliced_out_of_a_socket
+    sent_into_a_socket_by_the_kernel through_a_pair_whose_reader_waits through_a_unix_server through_the_network
     descriptor_passed_on""")
 DOES_NOT_HOLD = words("""nothing_read neighbour_read read_by_a_child read_after_the_fork declassified
-    opened_before_it_was_written_and_not_read denied_read_gives_nothing pipe_not_read dev_null a_terminal a_folder""")
+    opened_before_it_was_written_and_not_read denied_read_gives_nothing pipe_not_read dev_null a_terminal a_folder
+    an_event_descriptor""")
 
-UNSEEN = words("mapped_before_the_label memory_shared_by_a_fork spliced_into_a_pipe")
+UNSEEN = words("""mapped_before_the_label memory_shared_by_a_fork spliced_into_a_pipe through_a_terminal
+    through_a_message_queue""")
 
 
 @pytest.fixture(scope="module")

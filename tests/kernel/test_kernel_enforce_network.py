@@ -46,7 +46,7 @@ PASSES = words("""allowed_address beside_the_block exempt_address allowed_mapped
     connection_taken_back noticed unix_allowed unix_pair receive_allowed guarded_before
     guarded_after_receiving_from_elsewhere guarded_after_receiving_locally_from_elsewhere""")
 DENIED_BY_HOOKS = words("""unix_stream unix_datagram unix_datagram_sent unix_relative unix_through_a_symlink
-    unix_abstract receive_denied read_denied receive_locally_denied""")
+    unix_abstract receive_denied read_denied splice_denied receive_locally_denied""")
 OTHERS = words("killed guarded_after_receiving guarded_after_receiving_locally")
 
 

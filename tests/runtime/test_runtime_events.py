@@ -104,7 +104,7 @@ def test_an_event_that_could_not_be_judged_says_why(policy: Policy) -> None:
             (),
             event=layout.EVENT_FILE,
             action=layout.ACTION_BLOCKED,
-            cause=layout.CAUSE_PATH_TOO_LONG,
+            cause=layout.CAUSE_NO_PATH,
             access=layout.ACCESS_OPEN | layout.ACCESS_WRITE,
         ),
     )

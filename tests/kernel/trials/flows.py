@@ -21,6 +21,7 @@ from collections.abc import Callable
 from tests.kernel.trials.runner import Trials, apart, execute, told_by_shell, work
 
 trial = Trials()
+SYS_EXIT = 60
 
 
 def path(name: str) -> str:
@@ -130,6 +131,27 @@ def read_while_a_thread_waits_to_fork() -> int:
     go.set()
     thread.join()
     return results[0]
+
+
+@trial
+def read_by_a_thread_whose_leader_has_ended() -> int:
+    """The thread takes the leader's place when it executes, and gets nothing handed over."""
+
+    def go() -> None:
+        def worker() -> None:
+            while not is_zombie():
+                time.sleep(0.01)
+            read("secret/key")
+            os.execv("/bin/sh", ["sh", "-c", f"{path('bin/guarded')}; exit $?"])
+
+        threading.Thread(target=worker).start()
+        ctypes.CDLL(None).syscall(SYS_EXIT, 0)
+
+    def is_zombie() -> bool:
+        with open("/proc/self/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] == "Z"
+
+    return told_by_shell(apart(go))
 
 
 @trial
@@ -429,6 +451,37 @@ def through_a_pair_whose_reader_waits() -> int:
     return result
 
 
+def splice(source: int, to: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.splice(source, None, to, None, 6, 0) != 6:
+        raise OSError(ctypes.get_errno(), "splice")
+
+
+@trial
+def spliced_out_of_a_socket() -> int:
+    ours, theirs = socket.socketpair()
+
+    def go() -> None:
+        read("secret/key")
+        theirs.send(b"secret")
+
+    apart(go)
+    splice(ours.fileno(), os.pipe()[1])
+    return ask()
+
+
+@trial
+def sent_into_a_socket_by_the_kernel() -> int:
+    ours, theirs = socket.socketpair()
+
+    def go() -> None:
+        os.sendfile(theirs.fileno(), os.open(path("secret/key"), os.O_RDONLY), 0, 6)
+
+    apart(go)
+    ours.recv(6)
+    return ask()
+
+
 @trial
 def through_a_unix_server() -> int:
     server = socket.socket(socket.AF_UNIX)
@@ -512,18 +565,58 @@ def memory_shared_by_a_fork() -> int:
 def spliced_into_a_pipe() -> int:
     reader, writer = os.pipe()
 
-    def go() -> None:
-        splice = ctypes.CDLL(None, use_errno=True).splice
-        if splice(os.open(path("secret/key"), os.O_RDONLY), None, writer, None, 6, 0) != 6:
-            raise OSError(ctypes.get_errno(), "splice")
-
-    if apart(go) != 0:
+    if apart(lambda: splice(os.open(path("secret/key"), os.O_RDONLY), writer)) != 0:
         return 102
     os.read(reader, 6)
     return ask()
 
 
+@trial
+def through_a_terminal() -> int:
+    ours, theirs = pty.openpty()
+
+    def go() -> None:
+        read("secret/key")
+        os.write(theirs, b"secret\n")
+
+    apart(go)
+    os.read(ours, 6)
+    return ask()
+
+
+@trial
+def through_a_message_queue() -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    queue = libc.msgget(0, 0o1600)
+    message = ctypes.create_string_buffer(b"\1" + b"\0" * 7 + b"secret")
+
+    def go() -> None:
+        read("secret/key")
+        libc.msgsnd(queue, message, 6, 0)
+
+    apart(go)
+    received = libc.msgrcv(queue, message, 6, 0, 0)
+    libc.msgctl(queue, 0, None)
+    return ask() if received == 6 else 101
+
+
 # What carries nothing
+
+
+@trial
+def an_event_descriptor() -> int:
+    """All of them share one inode, so what one process does to its own would concern everybody's."""
+
+    def count() -> None:
+        os.eventfd_read(os.eventfd(1))
+
+    def go() -> None:
+        read("secret/key")
+        os.eventfd_write(os.eventfd(0), 1)
+
+    apart(go)
+    count()
+    return ask()
 
 
 @trial

@@ -241,6 +241,14 @@ def read_denied() -> None:
         os.read(sock.fileno(), 1)
 
 
+@trial
+def splice_denied() -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    with socket.create_connection(("127.0.0.1", PORTS["mute"]), timeout=20) as sock:
+        sock.setblocking(True)
+        return ctypes.get_errno() if libc.splice(sock.fileno(), None, os.pipe()[1], None, 1, 0) < 0 else 0
+
+
 def receive_locally(name: str) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(f"{work()}/sock/{name}")
