@@ -103,16 +103,24 @@ class _Places:
         }
         declared = {item.name for item in items if isinstance(item, FunctionHere)}
         slot, index, scope = 0, 0, ""
+        empty: FunctionHere | None = None
         for item in items:
             if isinstance(item, Insn):
-                slot, index = slot + item.slots, index + 1
+                slot, index, empty = slot + item.slots, index + 1, None
                 continue
             if isinstance(item, FunctionHere) or (item.name in called and item.name not in declared):
                 self._define_function(item, index, slot)
             if isinstance(item, FunctionHere):
-                scope = item.name
+                self._refuse_empty(empty)
+                scope, empty = item.name, item
             else:
                 self._define_label(item, scope, slot)
+        self._refuse_empty(empty)
+        self._end = slot
+
+    def _refuse_empty(self, item: FunctionHere | None) -> None:
+        if item is not None:
+            self.problems.append(Problem(item, None, f"function {item.name!r} has no instruction"))
 
     def _define_function(self, item: LabelHere | FunctionHere, index: int, slot: int) -> None:
         if item.name in self._function_slots:
@@ -140,6 +148,10 @@ class _Places:
             return replace(insn, symbol=None)
         if place is None:
             self.problems.append(Problem(insn, index, f"{what} {insn.symbol.name!r} is not defined"))
+            return replace(insn, symbol=None)
+        if place == self._end:
+            message = f"{what} {insn.symbol.name!r} stands behind the last instruction"
+            self.problems.append(Problem(insn, index, message))
             return replace(insn, symbol=None)
         # All count from the slot after the first one, even ld_imm64 with its two.
         distance = place - slot - 1

@@ -92,7 +92,10 @@ class Operands:
             if not text.startswith(("pc+", "pc-", "pc ")):
                 return 0, text
             text = text[2:]
-        slots = int(text.replace(" ", ""), 0)
+        try:
+            slots = int("".join(text.split()), 0)
+        except ValueError:  # zeros in front
+            raise self.error("to", f"not a number: got {text!r}") from None
         if not -(1 << bits - 1) <= slots < 1 << bits - 1:
             raise self.error("to", f"offset out of range: got {slots}, expected signed {bits} bits")
         return slots, ""

@@ -454,6 +454,8 @@ def test_spans_point_at_the_statement():
         (".equ A, 1 << 64", 1, 9, "shift: got 64, expected 0 to 63"),
         (f".equ A, {'-' * 300}1", 1, 9, "expression of 301 characters: expected at most 200"),
         (f"r0 = {'9' * 5000}", 1, 6, "expression of 5000 characters"),
+        ("goto +010", 1, 6, "not a number: got '+010'"),
+        ("0: (05) goto pc+\t010", 1, 14, "not a number: got '+\\t010'"),
         ("call bpf_x(", 1, 11, "got '(', expected '#' or the end of the line"),
     ],
 )

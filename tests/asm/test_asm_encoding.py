@@ -118,8 +118,11 @@ def test_labels_and_functions_become_slot_offsets():
     [
         ([ja("nowhere")], "label 'nowhere' is not defined"),
         ([LabelHere("a"), LabelHere("a")], "label 'a' is defined twice"),
-        ([ja("far"), *[exit_()] * 40_000, LabelHere("far")], "'far' is too far"),
-        ([call_sub("f"), LabelHere("f"), LabelHere("f")], "^function 'f' is defined twice$"),
+        ([ja("far"), *[exit_()] * 40_000, LabelHere("far"), exit_()], "'far' is too far"),
+        ([ja("end"), exit_(), LabelHere("end")], "insn 0: label 'end' stands behind the last instruction"),
+        ([exit_(), FunctionHere("f"), LabelHere("end")], "function 'f' has no instruction"),
+        ([exit_(), FunctionHere("f"), FunctionHere("g"), exit_()], "^function 'f' has no instruction$"),
+        ([call_sub("f"), LabelHere("f"), LabelHere("f"), exit_()], "^function 'f' is defined twice$"),
         ([Insn(0xB7, symbol=Label("out")), LabelHere("out")], "label 'out' on what is no jump"),
         ([Insn(0xFF, symbol=Label("out")), LabelHere("out")], "label 'out' on what is no jump"),
     ],
