@@ -13,7 +13,7 @@ from actplane.asm.encoding import decode
 from actplane.asm.program import Object, Program
 from actplane.asm.uapi import ProgType
 from actplane.errors import ActplaneError
-from actplane.loader.elf_file import is_elf
+from actplane.loader.elf.file import is_elf
 
 STDIN = "-"
 
@@ -63,7 +63,7 @@ def read_object(options: argparse.Namespace) -> Object:
 def parse_object(data: bytes, name: str, options: argparse.Namespace) -> Object:
     """Return the maps and programs in bytes; see `read_object`."""
     if is_elf(data):
-        from actplane.loader.elf import read_elf
+        from actplane.loader.elf.objects import read_elf
 
         return read_elf(data, name).link().object
     prog_type = ProgType[f"BPF_PROG_TYPE_{options.type.upper()}"] if options.type else None

@@ -12,9 +12,9 @@ from pathlib import Path
 from actplane.cli.asm_input import InputError
 from actplane.errors import UnsupportedFeature
 from actplane.loader.btf import Btf
-from actplane.loader.elf import LinkedObject, read_elf
-from actplane.loader.elf_externs import Target, read_config, running_addresses, running_config
-from actplane.loader.elf_file import is_elf, section_bytes
+from actplane.loader.elf.externs import Target, read_config, running_addresses, running_config
+from actplane.loader.elf.file import is_elf, section_bytes
+from actplane.loader.elf.objects import LinkedObject, read_elf
 from actplane.verifier import KernelProfile, OwnTypes, TypeRef
 
 

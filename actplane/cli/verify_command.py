@@ -13,7 +13,7 @@ from actplane.cli.asm_input import InputError, add_program_argument, parse_objec
 from actplane.cli.elf_input import link_for_kernel, own_types, read_types
 from actplane.cli.exits import Exit
 from actplane.loader.btf import Btf
-from actplane.loader.elf_file import is_elf
+from actplane.loader.elf.file import is_elf
 from actplane.loader.relocate import relocate
 from actplane.runtime.host_profile import host_profile
 from actplane.verifier import DEFAULT, PROFILES, KernelProfile, Options, Report, profile_of, verify

@@ -11,21 +11,21 @@ from __future__ import annotations
 import time
 from typing import Any, Final
 
-from actplane.verifier import precision
-from actplane.verifier.bits import bits_of
-from actplane.verifier.checkpoint import Checkpoint, LoopVisit, Place, mark_all_read
-from actplane.verifier.dispatch import PLACELESS, compile_insn
-from actplane.verifier.flow import CALLER_SAVED
-from actplane.verifier.liveness import Liveness
+from actplane.verifier.domains.bits import bits_of
+from actplane.verifier.domains.scalar import Range
 from actplane.verifier.log import logged
-from actplane.verifier.loops import find_loops, find_traps
-from actplane.verifier.pruning import EXACT, NOT_EXACT, RANGE_WITHIN, number_at, states_equal
-from actplane.verifier.refusals import refuse
-from actplane.verifier.scalar import Range
-from actplane.verifier.speculation import guarded
-from actplane.verifier.state import ITER, State
-from actplane.verifier.values import Scalar, Value
-from actplane.verifier.verification import END, Handler, Verification
+from actplane.verifier.paths import precision
+from actplane.verifier.paths.checkpoint import Checkpoint, LoopVisit, Place, mark_all_read
+from actplane.verifier.paths.flow import CALLER_SAVED
+from actplane.verifier.paths.liveness import Liveness
+from actplane.verifier.paths.loops import find_loops, find_traps
+from actplane.verifier.paths.pruning import EXACT, NOT_EXACT, RANGE_WITHIN, number_at, states_equal
+from actplane.verifier.paths.speculation import guarded
+from actplane.verifier.paths.state import ITER, State
+from actplane.verifier.paths.values import Scalar, Value
+from actplane.verifier.paths.verification import END, Handler, Verification
+from actplane.verifier.rules.dispatch import PLACELESS, compile_insn
+from actplane.verifier.tables.refusals import refuse
 
 # What is to be done at a slot beside its instruction: look for a checkpoint, count a jump, refuse.
 _PRUNE: Final = 1

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from actplane.verifier.refusals import CATALOGUE
+from actplane.verifier.tables.refusals import CATALOGUE
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,13 +29,13 @@ from actplane.asm.isa import (
     X,
 )
 from actplane.errors import EncodeError
-from actplane.verifier.flow import Code
-from actplane.verifier.kinds import Flag, Kind
-from actplane.verifier.scalar import S32_MAX, S32_MIN, S64_MAX, S64_MIN, Range
-from actplane.verifier.state import DYNPTR, INVALID, ITER, SPILL, Frame, Slot, State
-from actplane.verifier.tnum import U32, U64
-from actplane.verifier.values import Pointer, Scalar, Value
-from actplane.verifier.verification import Handler, Verification
+from actplane.verifier.domains.kinds import Flag, Kind
+from actplane.verifier.domains.scalar import S32_MAX, S32_MIN, S64_MAX, S64_MIN, Range
+from actplane.verifier.domains.tnum import U32, U64
+from actplane.verifier.paths.flow import Code
+from actplane.verifier.paths.state import DYNPTR, INVALID, ITER, SPILL, Frame, Slot, State
+from actplane.verifier.paths.values import Pointer, Scalar, Value
+from actplane.verifier.paths.verification import Handler, Verification
 
 
 def state_text(state: State, regs: tuple[int, ...] = (), *, frame: Frame | None = None) -> str:

@@ -7,8 +7,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from actplane.source import Span
-from actplane.verifier.refusals import CATALOGUE
 from actplane.verifier.report import Refusal, Report
+from actplane.verifier.tables.refusals import CATALOGUE
 
 SCHEMA: Final = "https://json.schemastore.org/sarif-2.1.0.json"
 

@@ -12,29 +12,22 @@ from typing import Any, Final
 from actplane.asm.isa import CALL, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC_CALL
 from actplane.asm.program import MapSpec, Program
 from actplane.asm.uapi import AttachType, ProgType
-from actplane.verifier import (
-    attach,
-    exceptions,
-    global_functions,
-    kfuncs,
-    map_rules,
-    scalar,
-    stack_depth,
-    struct_ops,
-)
+from actplane.verifier.domains import scalar
+from actplane.verifier.domains.maps import map_facts
+from actplane.verifier.domains.types import OwnTypes, TypeProvider
 from actplane.verifier.engine import Engine
-from actplane.verifier.flow import NAMES_FUNCTION, Code, Layout
-from actplane.verifier.global_functions import GlobalFunction
-from actplane.verifier.instruction_versions import fields_of, refusable_unseen, why_refused_unseen
 from actplane.verifier.log import insn_text, state_text
-from actplane.verifier.maps import map_facts
-from actplane.verifier.profiles import DEFAULT, KernelProfile
-from actplane.verifier.refusals import CATALOGUE, Refused, refuse
+from actplane.verifier.paths import attach, exceptions, struct_ops
+from actplane.verifier.paths.flow import NAMES_FUNCTION, Code, Layout
+from actplane.verifier.paths.state import State
+from actplane.verifier.paths.verification import Options, Subject, Verification
 from actplane.verifier.report import Refusal, Report, Statistics, Step
-from actplane.verifier.state import State
-from actplane.verifier.subprograms import entry_state
-from actplane.verifier.types import OwnTypes, TypeProvider
-from actplane.verifier.verification import Options, Subject, Verification
+from actplane.verifier.rules import global_functions, kfuncs, map_rules, stack_depth
+from actplane.verifier.rules.global_functions import GlobalFunction
+from actplane.verifier.rules.subprograms import entry_state
+from actplane.verifier.tables.instruction_versions import fields_of, refusable_unseen, why_refused_unseen
+from actplane.verifier.tables.profiles import DEFAULT, KernelProfile
+from actplane.verifier.tables.refusals import CATALOGUE, Refused, refuse
 
 scalar.settle()  # the modules above hold ranges
 

@@ -31,7 +31,7 @@ from actplane.asm.jump_tables import jump_slots, jump_table
 from actplane.asm.machine import Fault, LoadError, Machine
 from actplane.errors import AssembleError, DecodeError, EncodeError
 from actplane.verifier import verify
-from actplane.verifier.profiles import PROFILES
+from actplane.verifier.tables.profiles import PROFILES
 
 PICK = """
         .prog pick syscall

@@ -26,8 +26,8 @@ from actplane.cli.elf_input import own_types
 from actplane.errors import ActplaneError
 from actplane.loader.btf import Btf
 from actplane.loader.btf_types import Kind
-from actplane.loader.elf import read_elf
-from actplane.loader.elf_externs import Target, running_addresses, running_config
+from actplane.loader.elf.externs import Target, running_addresses, running_config
+from actplane.loader.elf.objects import read_elf
 from actplane.runtime.host_profile import host_profile
 from actplane.verifier import Options, verify
 from tests.kernel.libbpf import Loaded, library, load_each

@@ -14,7 +14,7 @@ from actplane.asm.program import Object
 from actplane.errors import ActplaneError
 from actplane.loader.btf import Btf
 from actplane.loader.collection import Collection
-from actplane.loader.elf import read_elf
+from actplane.loader.elf.objects import read_elf
 from tests.kernel.elf_sweep import compare, running_target
 from tests.kernel.libbpf import library
 

@@ -14,7 +14,7 @@ from actplane.loader import btf as btf_module
 from actplane.loader.btf import Btf, TypeNotFound
 from actplane.loader.btf_types import VOID, BtfType, Enumerator, Kind, Linkage, Member
 from actplane.loader.btf_write import BtfWriter
-from actplane.verifier.types import BtfKind
+from actplane.verifier.domains.types import BtfKind
 
 names = st.text(st.characters(codec="ascii", categories=("L", "N", "Pc")), max_size=12)
 ids = st.integers(0, 40)

@@ -14,12 +14,12 @@ from actplane.asm.insn import Insn, Kfunc, Unresolved
 from actplane.asm.printer import disassemble
 from actplane.asm.program import Program
 from actplane.loader.btf import Btf
-from actplane.loader.core_access import CoreError, CoreKind, essential, parse_access
-from actplane.loader.core_match import are_compatible, fields_are_compatible, types_match
-from actplane.loader.core_relocation import POISON_HELPER
-from actplane.loader.elf import ElfObject, read_elf
-from actplane.loader.elf_externs import Target
-from actplane.loader.elf_file import ElfError, section_bytes
+from actplane.loader.elf.core_access import CoreError, CoreKind, essential, parse_access
+from actplane.loader.elf.core_match import are_compatible, fields_are_compatible, types_match
+from actplane.loader.elf.core_relocation import POISON_HELPER
+from actplane.loader.elf.externs import Target
+from actplane.loader.elf.file import ElfError, section_bytes
+from actplane.loader.elf.objects import ElfObject, read_elf
 
 OBJECTS = Path(__file__).parent / "objects"
 

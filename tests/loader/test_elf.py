@@ -10,8 +10,8 @@ from actplane.asm.insn import MapFd, MapValue, Unresolved
 from actplane.asm.program import Program
 from actplane.asm.uapi import AttachType, MapType, ProgType
 from actplane.loader.btf_types import Linkage
-from actplane.loader.elf import LinkedObject, read_elf
-from actplane.loader.elf_sections import hook_of
+from actplane.loader.elf.objects import LinkedObject, read_elf
+from actplane.loader.elf.sections import hook_of
 
 OBJECTS = Path(__file__).parent / "objects"
 

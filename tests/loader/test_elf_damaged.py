@@ -12,9 +12,9 @@ import pytest
 from actplane.errors import ActplaneError, DecodeError
 from actplane.loader.btf_types import BtfType, Kind, Linkage, Member
 from actplane.loader.btf_write import BtfWriter
-from actplane.loader.elf import read_elf
-from actplane.loader.elf_btf import read_object_btf
-from actplane.loader.elf_file import ElfError, ElfFile
+from actplane.loader.elf.file import ElfError, ElfFile
+from actplane.loader.elf.objects import read_elf
+from actplane.loader.elf.own_btf import read_object_btf
 
 OBJECTS = Path(__file__).parent / "objects"
 MAPS = (OBJECTS / "maps.bpf.o").read_bytes()

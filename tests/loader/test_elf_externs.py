@@ -9,10 +9,10 @@ import pytest
 
 from actplane.asm.insn import Unresolved
 from actplane.loader.btf import Btf
-from actplane.loader.elf import ElfObject, read_elf
-from actplane.loader.elf_externs import UNKNOWN_ADDRESS, Target, read_config
-from actplane.loader.elf_file import ElfError, section_bytes
-from actplane.loader.elf_link import POISON_KFUNC_BASE
+from actplane.loader.elf.externs import UNKNOWN_ADDRESS, Target, read_config
+from actplane.loader.elf.file import ElfError, section_bytes
+from actplane.loader.elf.link import POISON_KFUNC_BASE
+from actplane.loader.elf.objects import ElfObject, read_elf
 
 OBJECTS = Path(__file__).parent / "objects"
 CONFIG = {"CONFIG_HZ": "250", "CONFIG_BPF": "y", "CONFIG_BTRFS_FS": "m", "CONFIG_DEFAULT_HOSTNAME": '"(none)"'}

@@ -16,7 +16,7 @@ from actplane.loader.btf_types import BtfType, Kind, Linkage, Member
 from actplane.loader.btf_write import BtfWriter
 from actplane.loader.relocate import relocate
 from actplane.verifier import DEFAULT, Options, OwnTypes, Report, TypeRef, verify
-from actplane.verifier.refusals import CATALOGUE
+from actplane.verifier.tables.refusals import CATALOGUE
 
 PAGES = Path(__file__).parents[2] / "docs" / "verifier"
 _BLOCK = re.compile(r"## (Refused|Repaired)\n+(.*?)```bpf\n(.*?)```", re.S)

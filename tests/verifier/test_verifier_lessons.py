@@ -10,7 +10,7 @@ from actplane.asm.assembler import assemble_object
 from actplane.errors import ActplaneError
 from actplane.loader.btf import Btf
 from actplane.verifier import verify
-from actplane.verifier.profiles import profile_of
+from actplane.verifier.tables.profiles import profile_of
 from tests.verifier import publish
 
 MAP = ".map m array key=4 value=8 max_entries=1\n"

@@ -6,7 +6,7 @@ import pytest
 
 from actplane.asm.assembler import assemble_object
 from actplane.verifier import verify
-from actplane.verifier.profiles import profile_of
+from actplane.verifier.tables.profiles import profile_of
 
 ACROSS_A_LOAD_THAT_RETURNS = """
 .prog main sched_cls

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from actplane.verifier import arith, compare, scalar, tnum
-from actplane.verifier.scalar import UNKNOWN, Range, constant, signed32, signed64
+from actplane.verifier.domains import arith, compare, scalar, tnum
+from actplane.verifier.domains.scalar import UNKNOWN, Range, constant, signed32, signed64
 
 _TRUTHS = {
     compare.JEQ: lambda a, b, signed: a == b,

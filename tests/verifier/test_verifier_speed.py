@@ -14,8 +14,8 @@ from actplane.asm.uapi import ProgType
 from actplane.errors import ActplaneError
 from actplane.loader.btf import Btf
 from actplane.verifier import Options, Report, verify
-from actplane.verifier.scalar import FULL_BOUNDS, UNKNOWN, constant, make
-from actplane.verifier.values import ZERO
+from actplane.verifier.domains.scalar import FULL_BOUNDS, UNKNOWN, constant, make
+from actplane.verifier.paths.values import ZERO
 from tests.verifier import corpus
 
 STOCK = "6.18.15+deb13-cloud-amd64"

@@ -1,0 +1,1 @@
+"""What is known of numbers, pointers and types: sets of values, and how operations change them."""

@@ -1,0 +1,1 @@
+"""What each instruction claims, and what it does to a state."""

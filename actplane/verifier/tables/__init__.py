@@ -1,0 +1,1 @@
+"""What kernels, program types and hooks offer: helpers, kfuncs, context fields, instructions, refusals."""

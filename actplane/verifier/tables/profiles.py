@@ -1,0 +1,79 @@
+"""
+Kernels that differ: what a version knows, as data. A profile is picked by name or made for the
+running kernel; rules elsewhere ask it, never the host.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from actplane.errors import ActplaneError
+from actplane.verifier.tables import access_tables
+
+
+@dataclass(frozen=True, slots=True)
+class KernelProfile:
+    """
+    One kernel's version and limits.
+
+    Units:  max_insns is instructions processed on all paths; max_program_slots the size of a program
+            of a privileged user.
+    """
+
+    name: str
+    version: tuple[int, int]
+    max_insns: int = 1_000_000
+    max_program_slots: int = 1_000_000
+    max_frames: int = 8
+    max_cpus: int = 8192
+    is_lockdown: bool = False
+    """Lockdown in integrity mode forbids bpf_probe_write_user."""
+    writes_registers: bool = True
+    """Whether uprobe programs may write registers: stock kernels since 6.18 let them, some builds do not."""
+
+    def at_least(self, major: int, minor: int) -> bool:
+        return self.version >= (major, minor)
+
+    def common_helpers(self) -> frozenset[int]:
+        """Return the helpers that every kind of program may call."""
+        return access_tables.common_helpers(self.version)
+
+    def helpers(self, prog_type: str, attach_type: str) -> frozenset[int] | None:
+        """Return the helpers that a kind of program may call, None if this kernel lacks the kind."""
+        found = access_tables.allowed_helpers(prog_type, attach_type, self.version)
+        return found - {36} if found is not None and self.is_lockdown else found
+
+
+PROFILES: Final = {
+    "5.10": KernelProfile("5.10", (5, 10)),
+    "6.1": KernelProfile("6.1", (6, 1)),
+    "6.12": KernelProfile("6.12", (6, 12)),
+    "6.18": KernelProfile("6.18", (6, 18)),
+    "7.2": KernelProfile("7.2", (7, 2)),
+}
+
+DEFAULT: Final = PROFILES["6.18"]
+
+
+def profile_of(release: str) -> KernelProfile:
+    """
+    Return the profile of a kernel by its name or release string; a version between two listed ones
+    is treated as itself, with the helpers of the older one.
+
+    Raises: ActplaneError if the string has no version in it, or one older than 5.10.
+
+    >>> profile_of("6.12.95+deb12-cloud-amd64").version
+    (6, 12)
+    """
+    known = PROFILES.get(release)
+    if known is not None:
+        return known
+    match = re.match(r"(\d+)\.(\d+)", release)
+    if match is None:
+        raise ActplaneError(f"kernel {release!r}: got no version, expected one of {', '.join(PROFILES)}")
+    version = int(match[1]), int(match[2])
+    if version < (5, 10):
+        raise ActplaneError(f"kernel {release!r}: too old, expected 5.10 or newer")
+    return KernelProfile(f"{version[0]}.{version[1]}", version)
