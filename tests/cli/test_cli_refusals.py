@@ -149,6 +149,9 @@ def test_no_cgroup2(kernel: FakeKernel, run: Callable[..., tuple[int, str]], mon
         def __exit__(self, *error: object) -> None:
             pass
 
+        def is_marked(self, pidfd: int) -> bool:
+            return False
+
     monkeypatch.setattr(tiers, "probe", lambda tier, features: features_yes())
     monkeypatch.setattr(session.Engine, "load", lambda *arguments: Loaded())
     monkeypatch.setattr(session.SessionCgroup, "create", lambda name: own_directory("", "0::/"))
