@@ -115,10 +115,15 @@ class Files(Session):
     def __init__(self, policy: str) -> None:
         super().__init__(policy, Tier.LSM)
         self.root = self.dentry("/", None)
-        mount = self.new("mount")
+        mount, namespace, namespaces = self.new("mount"), self.new("mnt_namespace"), self.new("nsproxy")
         self.set(mount, "mount", "mnt_parent", mount)
         self.set(mount, "mount", "mnt_mountpoint", self.root)
         self.set(mount, "mount", "mnt.mnt_root", self.root)
+        self.set(mount, "mount", "mnt_ns", namespace)
+        self.set(namespace, "mnt_namespace", "root", mount)
+        self.set(namespaces, "nsproxy", "mnt_ns", namespace)
+        self.set(self.machine.task.address, "task_struct", "nsproxy", namespaces)
+        self.namespace = namespace
         self.mount = mount + self.btf.field_offset("mount", "mnt")
 
     def dentry(self, name: str, parent: int | None) -> int:
@@ -205,6 +210,16 @@ def test_opening_to_write_is_denied_where_the_policy_says_so(files: Files) -> No
         assert not reports or path.encode() in reports[0]
         seen[expected] += 1
     assert min(seen.values()) > 30
+
+
+def test_a_file_of_a_mount_that_is_attached_nowhere_is_denied() -> None:
+    files = Files(WRITE)
+    files.mark(frozenset({0}))
+    assert files.open("/a/b", FMODE_WRITE).signed == 0
+    elsewhere = files.new("mount")
+    files.set(elsewhere, "mount", "mnt.mnt_root", files.dentry("/", None))
+    files.set(files.namespace, "mnt_namespace", "root", elsewhere)
+    assert files.open("/a/b", FMODE_WRITE).signed == -errno.EPERM
 
 
 def test_an_unmarked_task_may_write_everywhere(files: Files) -> None:
