@@ -261,15 +261,25 @@ def items_regex(items: Items, *, is_path: bool) -> Regex:
 
 def folders_regex(items: Items) -> Regex:
     """
-    Return the language of the folders that a path pattern leads through, up to its first `**`.
+    Return the language of the folders that a path pattern leads through.
+
+    Behind a `**` only those count whose own name says something: `*` would be every folder there is.
 
     >>> from actplane.ir.printer import print_regex
     >>> print_regex(folders_regex(expand("/srv/*/conf/**")[0]))
     '(?:/srv|/srv/[^/]*|/srv/[^/]*/conf)'
+    >>> print_regex(folders_regex(expand("/srv/**/.git/*/hooks")[0]))
+    '(?:/srv|/srv/(?:|.*/)\\\\.git)'
     """
-    fixed = items[: items.index(DEEP)] if DEEP in items else items
-    ends = [index for index, item in enumerate(fixed) if item == SLASH and index]
-    return union(items_regex(fixed[:end], is_path=True) for end in ends) if ends else NOTHING
+    ends = [index for index, item in enumerate(items) if item == SLASH and index]
+    folders = [items[:end] for end in ends if _is_folder(items[:end])]
+    return union(items_regex(folder, is_path=True) for folder in folders) if folders else NOTHING
+
+
+def _is_folder(items: Items) -> bool:
+    name = items[-items[::-1].index(SLASH) :] if SLASH in items else items
+    says_something = any(isinstance(item, Char) or (isinstance(item, OneOf) and item.ranges) for item in name)
+    return DEEP not in name and (DEEP not in items or says_something)
 
 
 def _any_but(avoid: int | None) -> Chars:

@@ -105,6 +105,11 @@ def rename_a_folder_to_it() -> None:
 
 
 @trial
+def rename_a_folder_that_lies_anywhere() -> None:
+    os.rename(path("free/.git"), path("free/elsewhere"))
+
+
+@trial
 def exchange_the_folder_for_a_file() -> None:
     exchanged("free/file", "protected")
 
