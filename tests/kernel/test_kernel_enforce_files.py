@@ -27,7 +27,8 @@ rule noticed: notify open file "**/seen*" if AGENT
 DENIED_WRITES = words("""write_existing write_and_read_existing append create create_deep create_in_a_nameless_way
     truncate_by_opening_for_reading truncate rename_away rename_into exchange rename_the_folder rename_a_folder_above
     rename_a_folder_to_it rename_a_folder_that_lies_anywhere exchange_the_folder_for_a_file link_away
-    link_into symlink_into mkdir mknod mknod_of_a_file unlink_is_a_write rmdir_is_a_write through_a_symlink through_a_symlinked_folder relative
+    link_into symlink_into mkdir mknod mknod_of_a_file unlink_is_a_write rmdir_is_a_write through_a_symlink
+    through_a_symlinked_folder relative
     below_a_descriptor through_proc_self_root reopened_from_a_descriptor in_a_chroot names_with_odd_bytes
     without_the_exemption""")
 DENIED_ELSE = words("""read_secret read_and_write_secret execute_secret open_for_reading open_for_writing remove
