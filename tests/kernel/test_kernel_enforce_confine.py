@@ -55,7 +55,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     binary(work / "jail" / (work / "tools/allowed").relative_to("/"), "busybox")
     with subprocess.Popen(["sleep", "1000"]) as outside:
         try:
-            return enforce(folder, POLICY.replace("{work}", str(work)), "confine", str(outside.pid))
+            return enforce(
+                folder, POLICY.replace("{work}", str(work)), "confine", outside={"OUTSIDE": str(outside.pid)}
+            )
         finally:
             outside.kill()
 

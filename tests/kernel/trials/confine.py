@@ -8,7 +8,6 @@ import os
 import pty
 import signal
 import struct
-import sys
 
 from tests.kernel.trials.runner import Trials, ended, execute, work
 
@@ -21,7 +20,11 @@ AT_FDCWD, AT_RECURSIVE, OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY_PATH = -100, 0x8000,
 SYS_PIVOT_ROOT, SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_PIDFD_GETFD = 155, 428, 429, 438
 PTRACE_ATTACH, PTRACE_DETACH, PTRACE_SEIZE = 16, 17, 0x4206
 TIOCSCTTY, TIOCSTI = 0x540E, 0x5412
-OUTSIDE = int(sys.argv.pop(2))
+
+
+def outside() -> int:
+    """Return the number of a process that is not in the session."""
+    return int(os.environ["OUTSIDE"])
 
 
 def path(name: str) -> str:
@@ -182,31 +185,31 @@ def a_message_queue() -> None:
 
 @trial
 def trace_a_process_outside() -> None:
-    checked(LIBC.ptrace(PTRACE_ATTACH, OUTSIDE, None, None))
+    checked(LIBC.ptrace(PTRACE_ATTACH, outside(), None, None))
 
 
 @trial
 def seize_a_process_outside() -> None:
-    checked(LIBC.ptrace(PTRACE_SEIZE, OUTSIDE, None, None))
+    checked(LIBC.ptrace(PTRACE_SEIZE, outside(), None, None))
 
 
 @trial
 def memory_of_a_process_outside() -> None:
-    with open(f"/proc/{OUTSIDE}/maps") as maps:
+    with open(f"/proc/{outside()}/maps") as maps:
         address = int(maps.readline().partition("-")[0], 16)
     here = ctypes.create_string_buffer(8)
     ours, theirs = struct.pack("QQ", ctypes.addressof(here), 8), struct.pack("QQ", address, 8)
-    checked(LIBC.process_vm_readv(OUTSIDE, ours, 1, theirs, 1, 0))
+    checked(LIBC.process_vm_readv(outside(), ours, 1, theirs, 1, 0))
 
 
 @trial
 def descriptor_of_a_process_outside() -> None:
-    checked(LIBC.syscall(SYS_PIDFD_GETFD, os.pidfd_open(OUTSIDE), 0, 0))
+    checked(LIBC.syscall(SYS_PIDFD_GETFD, os.pidfd_open(outside()), 0, 0))
 
 
 @trial
 def look_at_a_process_outside() -> None:
-    os.readlink(f"/proc/{OUTSIDE}/exe")
+    os.readlink(f"/proc/{outside()}/exe")
 
 
 @trial
