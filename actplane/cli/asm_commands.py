@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from actplane.cli.asm_input import STDIN, InputError, add_program_argument, chosen_program, read_object
+from actplane.cli.asm_input import STDIN, InputError, add_program_argument, chosen_program, chosen_programs, read_object
 from actplane.cli.exits import Exit
 
 DIALECTS = ("kernel", "verifier", "llvm", "ubpf")
@@ -132,6 +132,8 @@ def run_disasm(options: argparse.Namespace) -> int:
         program = chosen_program(found, options)
         print(disassemble(program.insns if is_bare and not program.functions else program, options.dialect))
     else:
+        if not found.maps:  # Maps alone are an object too.
+            chosen_programs(found, None)
         print(disassemble(found, options.dialect))
     return Exit.OK
 

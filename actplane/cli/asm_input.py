@@ -86,20 +86,31 @@ def _code_of(data: bytes) -> bytes | None:
         return None
 
 
+def chosen_programs(found: Object, name: str | None) -> tuple[Program, ...]:
+    """
+    Return the program of that name, or all.
+
+    Raises: InputError if there is none.
+    """
+    if not found.programs:
+        raise InputError("no program: the input has no instructions")
+    programs = tuple(program for program in found.programs if name in (None, program.name))
+    if not programs:
+        raise InputError(f"no program {name!r}: expected one of {_names(found)}")
+    return programs
+
+
 def chosen_program(found: Object, options: argparse.Namespace) -> Program:
     """
     Return the program that --program names, or the only one.
 
     Raises: InputError if there is no such program, or several to choose from.
     """
-    names = ", ".join(program.name for program in found.programs)
-    if not found.programs:
-        raise InputError("no program: the input has no instructions")
-    if options.program is None:
-        if len(found.programs) > 1:
-            raise InputError(f"several programs: give --program NAME, one of {names}")
-        return found.programs[0]
-    for program in found.programs:
-        if program.name == options.program:
-            return program
-    raise InputError(f"no program {options.program!r}: expected one of {names}")
+    first, *others = chosen_programs(found, options.program)
+    if others:
+        raise InputError(f"several programs: give --program NAME, one of {_names(found)}")
+    return first
+
+
+def _names(found: Object) -> str:
+    return ", ".join(program.name for program in found.programs)

@@ -9,7 +9,7 @@ from typing import Any
 
 from actplane.asm.program import Object, Program
 from actplane.asm.uapi import AttachType, ProgType
-from actplane.cli.asm_input import InputError, add_program_argument, parse_object, read_data
+from actplane.cli.asm_input import InputError, add_program_argument, chosen_programs, parse_object, read_data
 from actplane.cli.elf_input import link_for_kernel, own_types, read_types
 from actplane.cli.exits import Exit
 from actplane.loader.btf import Btf
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         reports = _judge_elf(data, name, profile, options)
     else:
         found = parse_object(data, name, options)
-        reports = [_judge(program, found, profile, options) for program in _chosen(found, options.program)]
+        reports = [_judge(program, found, profile, options) for program in chosen_programs(found, options.program)]
     if options.json:
         print(json.dumps([report.as_json() for report in reports], indent=2))
     elif options.sarif:
@@ -76,16 +76,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _profile(name: str) -> KernelProfile:
     return host_profile() if name == "host" else profile_of(name)
-
-
-def _chosen(found: Object, name: str | None) -> tuple[Program, ...]:
-    programs = tuple(program for program in found.programs if name in (None, program.name))
-    if not programs:
-        names = ", ".join(program.name for program in found.programs)
-        raise InputError(
-            f"no program {name!r}: expected one of {names}" if found.programs else "no program in the input"
-        )
-    return programs
 
 
 def _judge(program: Program, found: Object, profile: KernelProfile, options: argparse.Namespace) -> Report:
@@ -111,7 +101,7 @@ def _judge_elf(data: bytes, name: str, profile: KernelProfile, options: argparse
             profile=profile,
             options=judged,
         )
-        for program in _chosen(linked.object, options.program)
+        for program in chosen_programs(linked.object, options.program)
     ]
 
 

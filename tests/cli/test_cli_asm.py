@@ -128,6 +128,7 @@ def test_disasm_of_text_keeps_maps_and_functions(run) -> None:
         (["disasm", "absent.s"], b"", InputError, "absent.s: cannot be read: No such file"),
         (["asm", "-o", "absent/out"], "exit", InputError, "absent/out: cannot be written: No such file"),
         (["cfg", "--program", "other"], COUNT, InputError, "no program 'other': expected one of count"),
+        *(([verb], "", InputError, "no program: the input has no instructions") for verb in ("asm", "disasm", "cfg")),
         (["cfg"], ".prog a xdp\nexit\n.prog b xdp\nexit\n", InputError, "several programs: give --program NAME"),
     ],
 )
