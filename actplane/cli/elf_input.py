@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -51,7 +50,7 @@ def link_for_kernel(
     types = read_types(options.btf) if options.btf else _running_types(is_needed=found.needs_kernel)
     if types is None:
         return found.link(only=only), None
-    target = Target(types, _version(profile), _config(options))
+    target = Target(types, (*profile.version, profile.patch), _config(options))
     # Another kernel is taken to have whatever symbol a program asks the address of.
     if options.kernel == "host":
         target = replace(target, address_of=running_addresses())
@@ -75,12 +74,6 @@ def _running_types(*, is_needed: bool) -> Btf | None:
         if is_needed:
             raise
         return None
-
-
-def _version(profile: KernelProfile) -> tuple[int, int, int]:
-    """Return the kernel's version with its third number, where the profile's name has one."""
-    release = re.match(r"\d+\.\d+\.(\d+)", profile.name)
-    return (*profile.version, int(release[1]) if release else 0)
 
 
 def own_types(linked: LinkedObject, program: str) -> OwnTypes:

@@ -42,6 +42,7 @@ from actplane.verifier.paths import speculation
 from actplane.verifier.paths.state import State
 from actplane.verifier.paths.values import UNKNOWN_SCALAR, Pointer, Scalar, known, name_of, scalar
 from actplane.verifier.paths.verification import Handler, Verification, refusal
+from actplane.verifier.tables.profiles import FORKS_ON_SIGN, LINKS_DIFFERENCES, TRACKS_SWAPS
 from actplane.verifier.tables.refusals import refuse
 
 MAX_VAR_OFF: Final = 1 << 29
@@ -177,7 +178,7 @@ def _compile_swap(v: Verification, insn: Insn) -> Handler:
         value = read(regs, insn.dst, state.slot)
         if isinstance(value, Pointer) and not v.is_privileged:
             refuse("pointer-arithmetic", state.slot, f"r{insn.dst} is a pointer and cannot be swapped", insn.dst)
-        if isinstance(value, Scalar) and v.profile.at_least(6, 18):
+        if isinstance(value, Scalar) and v.profile.has(TRACKS_SWAPS):
             is_swap = is_wide or bool(insn.code & X)
             regs[insn.dst] = scalar(arith.swap_bytes(value.range, insn.imm, is_swap))
         else:
@@ -230,7 +231,7 @@ def _compile_binary(v: Verification, insn: Insn) -> Handler:
     keeps_link = op in (ADD, SUB) and v.is_privileged and v.profile.at_least(6, 12)
     # Some kernels forget even that a 32-bit operation clears the upper half.
     forgets_half = not is_wide and v.profile.at_least(6, 9) and not v.profile.at_least(7, 0)
-    may_fork = op in (AND, OR) and not is_register and v.profile.at_least(6, 18)
+    may_fork = op in (AND, OR) and not is_register and v.profile.has(FORKS_ON_SIGN)
     divides = op in (DIV, MOD) and v.profile.at_least(7, 0)
 
     def compute(state: State) -> int:
@@ -274,7 +275,7 @@ def _linked_sum(v: Verification, left: Scalar, added: Range, result: Range, is_w
     """Keep the link between a number and its copy when a small constant was added."""
     amount = added.smin if op == ADD else -added.smin
     is_simple = is_wide and 0 <= amount <= _S32_MAX and op == ADD
-    is_possible = is_simple or (v.profile.at_least(6, 18) and _S32_MIN <= amount <= _S32_MAX)
+    is_possible = is_simple or (v.profile.has(LINKS_DIFFERENCES) and _S32_MIN <= amount <= _S32_MAX)
     if not added.is_const or left.delta is not None or not is_possible:
         return scalar(result)
     return Scalar(result, left.id, amount, not is_wide)

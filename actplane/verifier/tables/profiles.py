@@ -6,11 +6,29 @@ running kernel; rules elsewhere ask it, never the host.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from actplane.errors import ActplaneError
 from actplane.verifier.tables import access_tables
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the kernel's that went into older versions too: where it began, and from which stable releases on."""
+
+    since: tuple[int, int]
+    backports: Mapping[tuple[int, int], int]
+
+
+# Source: the announcements of Linux 6.18.16, 6.18.17, 6.18.33, 6.19.6 and 6.19.7.
+FORKS_ON_SIGN: Final = Change((7, 0), {(6, 18): 16, (6, 19): 6})
+"""A mask of a spread sign is walked for both signs."""
+TRACKS_SWAPS: Final = Change((7, 0), {(6, 18): 17, (6, 19): 7})
+"""What is known of a number's bits stays known when its bytes are swapped."""
+LINKS_DIFFERENCES: Final = Change((7, 0), {(6, 18): 33})
+"""Numbers stay linked when a negative constant is added, one is subtracted, or their low halves move."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +38,12 @@ class KernelProfile:
 
     Units:  max_insns is instructions processed on all paths; max_program_slots the size of a program
             of a privileged user.
+    `patch` is the stable release of the version: see `Change`.
     """
 
     name: str
     version: tuple[int, int]
+    patch: int = 0
     max_insns: int = 1_000_000
     max_program_slots: int = 1_000_000
     max_frames: int = 8
@@ -35,6 +55,11 @@ class KernelProfile:
 
     def at_least(self, major: int, minor: int) -> bool:
         return self.version >= (major, minor)
+
+    def has(self, change: Change) -> bool:
+        """Whether a change is in this kernel, from its version or by way of a stable release."""
+        backported = change.backports.get(self.version)
+        return self.version >= change.since or (backported is not None and self.patch >= backported)
 
     def common_helpers(self) -> frozenset[int]:
         """Return the helpers that every kind of program may call."""
@@ -50,7 +75,7 @@ PROFILES: Final = {
     "5.10": KernelProfile("5.10", (5, 10)),
     "6.1": KernelProfile("6.1", (6, 1)),
     "6.12": KernelProfile("6.12", (6, 12)),
-    "6.18": KernelProfile("6.18", (6, 18)),
+    "6.18": KernelProfile("6.18", (6, 18), 44),
     "7.2": KernelProfile("7.2", (7, 2)),
 }
 
@@ -60,20 +85,22 @@ DEFAULT: Final = PROFILES["6.18"]
 def profile_of(release: str) -> KernelProfile:
     """
     Return the profile of a kernel by its name or release string; a version between two listed ones
-    is treated as itself, with the helpers of the older one.
+    is treated as itself, with the helpers of the older one. A listed name is its newest stable release
+    that was measured.
 
     Raises: ActplaneError if the string has no version in it, or one older than 5.10.
 
-    >>> profile_of("6.12.95+deb12-cloud-amd64").version
-    (6, 12)
+    >>> profile = profile_of("6.12.95+deb12-cloud-amd64")
+    >>> profile.version, profile.patch
+    ((6, 12), 95)
     """
     known = PROFILES.get(release)
     if known is not None:
         return known
-    match = re.match(r"(\d+)\.(\d+)", release)
+    match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", release)
     if match is None:
         raise ActplaneError(f"kernel {release!r}: got no version, expected one of {', '.join(PROFILES)}")
     version = int(match[1]), int(match[2])
     if version < (5, 10):
         raise ActplaneError(f"kernel {release!r}: too old, expected 5.10 or newer")
-    return KernelProfile(f"{version[0]}.{version[1]}", version)
+    return KernelProfile(match[0], version, int(match[3] or 0))
