@@ -1,162 +1,36 @@
 """
-The kernel's own words, mapped to the mirror's refusal ids: the last lines of a verifier log, in the
-form used up to Linux 7.2 and in the structured report of Linux 7.3, which follows the old lines.
+Why a kernel refused a program, by its verifier log: in the form used up to Linux 7.2 and in the structured
+report of Linux 7.3, which follows the old lines; as the kernel wrote it, or as it comes out of loaders,
+loggers and terminals.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Final
 
+from actplane.verifier.tables.kernel_messages import id_of_sentence, id_of_words
 from actplane.verifier.tables.refusals import CATALOGUE
 
 
 @dataclass(frozen=True, slots=True)
 class KernelRefusal:
-    """What a log says: the id of the reason, the slot (-1 if it names none), and the kernel's message."""
+    """
+    What a log says: the id of the reason, the slot (-1 if it names none), and the kernel's message.
+
+    `insn_text` is the instruction at that slot and `where` the line of source before it, as the log has
+    them, or ""; `suggestion` is that of Linux 7.3.
+    """
 
     id: str
     slot: int
     message: str
     processed: int = 0
     suggestion: str = ""
-
-
-# The first pattern that matches a message decides.
-_PATTERNS: Final[tuple[tuple[str, str], ...]] = (
-    (r"variable stack access prohibited for !root", "stack-variable-offset"),
-    (r"prohibited for !root", "speculation"),
-    (r"allowed for CAP_BPF", "privileged-only"),
-    (r"irq flag|restore irq state out of order", "irq-flag"),
-    (r"exception (cb|callback)|cannot be called from callback subprog", "exception"),
-    (r"(spin_lock|bpf_spin_lock) at off=\d+ must be held|held lock and object are not in the same", "graph"),
-    (r"(list_head|list_node|rb_root|rb_node) (not found at offset|has to be at)|not allowed in rbtree cb", "graph"),
-    (r"operation on (bpf_list_head|bpf_rb_root|list_head|rb_root) expects|non-owning or refcounted", "graph"),
-    (r"arg#1 offset=\d+, but expected|expected pointer to map value or allocated object", "graph"),
-    (r"allocated object|neither owning or non-owning|bpf_refcount field|obj_new type|obj_drop\(\)", "allocated-object"),
-    (r"verifier bug|verifier internal error|misconfigured", "unsupported"),
-    (r"sign extending loads from arena", "arena-not-modelled"),
-    (r"R\d+ !read_ok|Unreadable register", "uninitialized-register"),
-    (r"pointer \S+= pointer prohibited|sign-extension part of pointer", "pointer-arithmetic"),
-    (r"Caller passes invalid args into func|size cannot be determined|expects pointer to ctx", "global-function"),
-    (r"reference type\(.*\) has no matches", "global-function"),
-    (r"func_info", "unreachable"),
-    (r"R6 != pointer to skb", "context-modified"),
-    (r"metadata kfuncs require", "kfunc-not-allowed"),
-    (r"is allowed only to CAP_PERFMON", "privileged-only"),
-    (r"is bpf_array invalid negative access|in struct bpf_map ", "map-pointer-access"),
-    (r"invalid negative access|no write support to|direct access to bpf_\w+ is disallowed", "struct-access"),
-    (r"(rdwr|rdonly) buffer (access|offset)", "memory-out-of-bounds"),
-    (r"may write into memory pointed by", "read-only"),
-    (r"failed to find the address for kernel symbol", "bad-map"),
-    (r"more than one arg with ref_obj_id", "reference-release"),
-    (r"BPF_\w+ stores into R\d+ \w+ is not allowed", "atomic-access"),
-    (r"must be a rcu pointer", "untrusted-pointer"),
-    (r"reference has not been acquired before", "reference-release"),
-    (r"unbounded size, use", "argument-size"),
-    (r"bpf_preempt_enable(\(s\) are| is) missing", "section"),
-    (r"is not a known constant|doesn't support non-zero flags", "argument-constant"),
-    (r"must point to scalar|pointer type .* not to stack|expected for bpf_\w+\(\)", "argument-type"),
-    (r"is not modifiable|__noreturn function|The address of function", "attach"),
-    (r"invalid mem access '\w*_or_null_?\w*'", "null-dereference"),
-    (r"invalid mem access 'scalar'", "not-a-pointer"),
-    (r"invalid mem access '(untrusted|user|percpu)_", "untrusted-pointer"),
-    (r"invalid mem access '", "memory-access"),
-    (r"invalid bpf_context access|invalid \w+ access off=", "context-access"),
-    (r"dereference of modified ctx|negative offset ctx|variable ctx access", "context-modified"),
-    (r"dereference of modified \w+ ptr|negative offset \w+ ptr", "argument-type"),
-    (r"variable \S* ?access var_off", "struct-access"),
-    (r"offset is outside of the packet", "packet-out-of-bounds"),
-    (r"helper access to the packet|does not allow writes to packet|cannot write into packet", "packet-write"),
-    (r"(min|max) value is outside of the allowed memory range|invalid access to map value", "map-value-out-of-bounds"),
-    (r"invalid access to (memory|map key|packet)", "memory-out-of-bounds"),
-    (r"invalid (read|write|indirect read)? ?(from|to) stack .*off|invalid indirect .*stack", "stack-uninitialized"),
-    (r"invalid (unbounded )?variable-offset", "stack-variable-offset"),
-    (r"invalid (read|write) (from|to) stack R|invalid stack|stack pointer .* is out of", "stack-out-of-bounds"),
-    (r"frame pointer is read only", "frame-pointer-write"),
-    (r"min value is negative, either use unsigned or", "argument-size"),
-    (r"min value is negative", "negative-offset"),
-    (r"unbounded memory access, use|invalid zero-sized read", "argument-size"),
-    (r"unbounded memory access", "unbounded-access"),
-    (r"misaligned", "misaligned"),
-    (r"div by zero", "division-by-zero"),
-    (r"invalid shift", "shift-out-of-range"),
-    (r"null-check it first", "pointer-null-arithmetic"),
-    (r"math between .* pointer|pointer offset -?\d+ is not allowed|makes .* pointer be out", "pointer-out-of-range"),
-    (r"pointer arithmetic|bitwise operator .* on pointer|pointer [-+]= pointer|partial copy", "pointer-arithmetic"),
-    (r"tried to subtract pointer|subtraction from stack pointer", "pointer-arithmetic"),
-    (r"pointer comparison", "pointer-comparison"),
-    (r"leaks addr|cannot (spill|return) .*stack|leak", "pointer-leak"),
-    (r"invalid size of register (fill|spill)|corrupt spilled pointer", "stack-pointer-corruption"),
-    (r"Unreleased reference|would lead to reference leak|reference leak", "reference-leak"),
-    (
-        r"release .*(reference|unowned|unreferenced)|must be referenced|unacquired reference|zero offset when passed",
-        "reference-release",
-    ),
-    (r"spin_(un)?lock|lock-ed region|holding a lock|deadlock", "lock"),
-    (r"_rcu_read_(un)?lock|rcu_read_lock|preempt_disable|IRQ|irq", "section"),
-    (
-        r"At (program exit|callback return|subprogram exit)|should have been in|R0 leaks|R0 not a scalar value",
-        "return-value",
-    ),
-    (r"infinite loop detected", "endless-loop"),
-    (r"BPF program is too large|processed \d+ insn.*too large", "too-many-instructions"),
-    (r"sequence of \d+ jumps is too complex", "too-complex"),
-    (r"combined stack size|tail_calls are not allowed when call stack|stack size \d+ is too large", "stack-too-deep"),
-    (r"call stack of \d+ frames is too deep", "too-many-frames"),
-    (r"recursive call|recursion", "recursion"),
-    (r"unreachable insn", "unreachable"),
-    (r"back-edge", "loop-not-allowed"),
-    (r"jump out of range|jump into the middle", "bad-jump"),
-    (r"call to invalid destination|invalid destination", "bad-call-target"),
-    (r"last insn is not an exit", "falls-off-end"),
-    (
-        r"unknown opcode|reserved fields|R\d+ is invalid|bpf_ld_imm64 insn|BPF_LD_IMM insn|invalid may_goto",
-        "bad-instruction",
-    ),
-    (r"unknown func|invalid func unknown", "unknown-helper"),
-    (r"from non-GPL compatible|cannot call GPL", "gpl-required"),
-    (r"cannot use helper|helper call is not allowed|not supported for program type", "helper-not-allowed"),
-    (r"cannot pass map_type", "map-helper-mismatch"),
-    (
-        r"tracing progs cannot use|filter progs cannot use|Sleepable programs can only use|map.*not allowed",
-        "map-not-allowed",
-    ),
-    (r"(write into|read from) map forbidden|kptr cannot be accessed|cannot be accessed directly", "map-value-access"),
-    (r"kptr", "kptr-access"),
-    (r"cannot write into|only read", "read-only"),
-    (r"BPF_ATOMIC", "atomic-access"),
-    (r"same insn cannot be used with different pointers", "mixed-pointers"),
-    (r"Possibly NULL pointer|type=\w*_or_null_? expected", "argument-null"),
-    (r"must be a known constant|is not a const|not a readonly map", "argument-constant"),
-    (r"type=.* expected=|expected pointer to|is of type .* but|is not a scalar|expects", "argument-type"),
-    (r"sleepable|might sleep", "sleeping"),
-    (r"dynptr|DYNPTR", "dynptr"),
-    (r"iter", "iterator"),
-    (r"tail_call", "tail-call"),
-    (r"[Gg]lobal func", "global-function"),
-    (r"calling kernel function|kernel function", "kfunc-not-allowed"),
-    (r"callback", "callback"),
-    (r"attach|btf_id|hook|Cannot (replace|extend)", "attach"),
-    (r"access beyond|cannot access ptr member|struct|btf", "struct-access"),
-    (r"direct value|map", "bad-map"),
-)
-
-_COMPILED: Final = tuple((re.compile(pattern), id_) for pattern, id_ in _PATTERNS)
-_INSN: Final = re.compile(r"^(\d+): \([0-9a-f]{2}\)")
-_SAID_BEHIND: Final = re.compile(r"(BPF program is too large\..*|infinite loop detected.*)$")
-"""Messages that the kernel writes behind an instruction, on its line."""
-_PROCESSED: Final = re.compile(r"^processed (\d+) insns")
-_NOISE: Final = re.compile(
-    r"^(from \d+ to|\d+: (R|frame|safe)|;|func#|Func#|last_idx|mark_precise|regs=|old state|cur state|\(\d+\) |"
-    r"SCC |Live regs|frame \d+: propagating|propagating|parent |\s+(\d+ )?\s*\d+: )"
-)
-"""Lines about the walk, which say nothing about why it ended."""
-
-_REPORT: Final = re.compile(r"^Verification failed(?:: *(?P<category>[^:\n]*): *(?P<title>.*))?$", re.M)
-_SECTION: Final = re.compile(r"^\s*(Reason|At|Causal path|Suggestion):[ \t]*(.*)$")
-_AT: Final = re.compile(r"\binsn (\d+)|^\s*(\d+):")
+    insn_text: str = ""
+    where: str = ""
 
 
 def id_of_message(message: str) -> str | None:
@@ -166,62 +40,205 @@ def id_of_message(message: str) -> str | None:
     >>> id_of_message("R0 invalid mem access 'map_value_or_null'")
     'null-dereference'
     """
-    return next((id_ for pattern, id_ in _COMPILED if pattern.search(message)), None)
+    return id_of_sentence(message) or id_of_words(message)
 
 
 def parse_kernel_log(log: str) -> KernelRefusal | None:
     """
     Return why a kernel refused a program, by its log of either form; None if the log names no reason.
 
+    Shape:  libbpf, bpftool, bcc, aya, cilium/ebpf, `dmesg` or a logger may have put their own around it,
+            its beginning may be missing, and it may be one line that sums it up. Of several logs the last
+            one counts that ends in a refusal.
+
     >>> parse_kernel_log("4: (79) r1 = *(u64 *)(r0 +0)\\nR0 invalid mem access 'map_value_or_null'\\n").slot
     4
     """
-    report = _REPORT.search(log)
-    slot, messages = _plain(log[: report.start()] if report is not None else log)
-    counted = [int(match[1]) for match in map(_PROCESSED.match, log.splitlines()) if match is not None]
-    processed = counted[-1] if counted else 0
-    if report is None:
-        return _named(messages, slot, processed, "")
-    sections = _sections(log[report.end() :])
-    at = _AT.search(sections.get("At", ""))
-    slot = int(at[1] or at[2]) if at is not None else slot
-    said = [sections.get("Reason", ""), report["title"] or "", *messages]
-    return _named(said, slot, processed, sections.get("Suggestion", ""))
+    parts = list(_parts(_lines(log)))
+    # What follows the last count is what a loader says of it, unless nothing else tells.
+    if len(parts) > 1 and parts[-1].slot < 0 and not parts[-1].report:
+        parts.insert(0, parts.pop())
+    return next(filter(None, map(_refusal, reversed(parts))), None)
 
 
-def _plain(log: str) -> tuple[int, list[str]]:
-    """Return the last instruction of a log of the old form, and the messages after it."""
-    slot = -1
-    messages: list[str] = []
-    for line in log.splitlines():
-        found = _INSN.match(line)
-        if found is not None:
-            slot = int(found[1])
-            behind = _SAID_BEHIND.search(line)
-            messages = [behind[1]] if behind is not None else []
-        elif line.strip() and not _PROCESSED.match(line) and not _NOISE.match(line):
-            messages.append(line.strip())
-    return slot, messages
+# What terminals and loggers put around each line.
+_ESCAPE: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\x00]")
+_QUOTED: Final = re.compile(r'\b(?:msg|message|error|err)="((?:[^"\\]|\\.)*)"')
+_PREFIX: Final = re.compile(
+    r"^(?:"
+    r"\[\s*\d+\.\d+\](?:\[\s*[TC]\d+\])?\s?|"  # dmesg
+    r"\[[A-Z][a-z]{2} [A-Z][a-z]{2} [^]]*\]\s?|"  # dmesg -T
+    r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [^\s:]+: |"  # a journal
+    r"\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d[\d.,]*(?:Z|[+-]\d\d:?\d\d)?\s|"
+    r"[A-Z]{4,5}\[\d+\] |"
+    r"(?:TRACE|DEBUG|INFO|WARN|WARNING|ERROR|FATAL|DBG|INF|WRN|ERR)\b:?\s+|"
+    r">(?!>) ?"  # quoted in mail or Markdown
+    r")"
+)
+_LOADER: Final = re.compile(r"^.*\b(?:load(?:ing)? program: [a-z ]+|[Vv]erifier output): ")
+_OMITTED: Final = re.compile(r" ?\((?:truncated(?:, )?)?(?:\d+ lines?(?:\(s\))? omitted)?\)\.?$")
+_SUMMED_UP: Final = re.compile(r"^(\d+: \([0-9a-f]{2}\) .*?|func '.*?): (?=R\d|invalid bpf_context)")
 
 
-def _sections(report: str) -> dict[str, str]:
-    """Return the sections of a structured report by their headings, each as one line of text."""
+def _lines(log: str) -> Iterator[str]:
+    """Yield the lines that the kernel wrote, without what came to stand around them."""
+    for line in _ESCAPE.sub("", log).split("\n"):
+        quoted = max(_QUOTED.findall(line), key=len, default=None)
+        text = _unescaped(quoted) if quoted is not None else line
+        for part in text.split("\n"):
+            stripped = part
+            while (shorter := _PREFIX.sub("", stripped, count=1)) != stripped:
+                stripped = shorter
+            yield from _summed_up(stripped)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", lambda match: {"n": "\n", "t": "\t"}.get(match[1], match[1]), text)
+
+
+def _summed_up(line: str) -> Iterator[str]:
+    """Yield the lines that a loader made one of: the last, the one before it, and how many are left out."""
+    bare = _LOADER.sub("", line)
+    if bare == line:
+        yield line
+        return
+    bare = _OMITTED.sub("", bare)
+    both = _SUMMED_UP.match(bare)
+    yield from (bare,) if both is None else (both[1], bare[both.end() :])
+
+
+@dataclass
+class _Part:
+    """One log among several: the last instruction, what was said after it, and the report that follows."""
+
+    slot: int = -1
+    insn_text: str = ""
+    where: str = ""
+    messages: list[str] = field(default_factory=list[str])
+    report: list[str] = field(default_factory=list[str])
+    processed: int = 0
+    is_whole: bool = False
+    """Whether the kernel's count of instructions ends it."""
+    has_ended: bool = False
+    """Whether what follows is a loader's."""
+
+
+_INSN: Final = re.compile(r"^(\d+): (?:\([0-9a-f]{2}\) (.*)|<invalid .*)$")
+_STATE_BEHIND: Final = re.compile(r"\s+; .*$|\s+\d+: (frame\d+: )?R\d+(_\w+)?=.*$")
+_SAID_BEHIND: Final = re.compile(r"(BPF program is too large\..*|infinite loop detected.*)$")
+"""Messages that the kernel writes behind an instruction, on its line."""
+_SOURCE: Final = re.compile(r"^; (.*\S)")
+_PROCESSED: Final = re.compile(r"processed (\d+) insns\b.*")
+_NOISE: Final = re.compile(
+    r"^(from \d+ to|\d+: (R\d|frame|safe|[.\d]{10} )|func#|Func#|last_idx|mark_precise|regs=|old state|cur state|"
+    r"\(\d+\) |SCC |Live regs|frame \d+: propagating|propagating|parent |(frame\d+: ?)?R\d+(_\w+)?=|caller:|callee:|"
+    r"returning from|to caller at|verification time|stack depth|insn|func '.*' arg\d+ has btf_id|Note, |use static|"
+    r"arg#\d+ .*not supported|Unrecognized arg#|reg type unsupported|btf_vmlinux is malformed|\[\d+\] [A-Z]|"
+    r"libbpf:|-- BEGIN|-- END)"
+)
+"""Lines about the walk, which say nothing about why it ended, and those of libbpf."""
+_AFTERWARDS: Final = re.compile(
+    r"^(-- END|libbpf: (-- END|failed|prog '.*failed)|HINT|Traceback|Exception|Caused by|Prog section|"
+    r"(ERR|ERROR|Error)\b|.*(Failed|failed|Unable) to load\b|bpf: )"
+)
+"""Lines of a loader about a log that is over."""
+_REPORT: Final = re.compile(r"^Verification failed(?::|$)")
+_INSN_OF_MESSAGE: Final = re.compile(
+    r"(?:infinite loop detected at|back-edge from|jump out of range from|unreachable|ldimm64|loop at) insn (\d+)"
+)
+
+
+def _parts(lines: Iterator[str]) -> Iterator[_Part]:
+    """Yield what is in each log; a log ends where the kernel counts the instructions."""
+    part = _Part()
+    for raw in lines:
+        line = raw.strip()
+        counted = _PROCESSED.search(line)
+        text = line[: counted.start()] if counted is not None else line
+        if text:
+            _read(part, text)
+        if counted is not None:
+            part.processed, part.is_whole = int(counted[1]), True
+            yield part
+            part = _Part()
+    yield part
+
+
+def _read(part: _Part, line: str) -> None:
+    """Take in one line of a log."""
+    if part.report or _REPORT.match(line):
+        part.report.append(line)
+        return
+    insn = _INSN.match(line)
+    if insn is not None:
+        part.slot = int(insn[1])
+        part.insn_text = _STATE_BEHIND.sub("", insn[2] or "")
+        behind = _SAID_BEHIND.search(line)
+        part.messages = [behind[1]] if behind is not None else []
+        part.has_ended = False
+        return
+    source = _SOURCE.match(line)
+    if source is not None:
+        part.where = source[1]
+    elif _AFTERWARDS.match(line):
+        part.has_ended = bool(part.messages) or part.slot >= 0
+    elif not (part.has_ended or line.startswith(";") or _NOISE.match(line)):
+        part.messages.append(line)
+
+
+_CATEGORY: Final = re.compile(r"^Verification failed: *[^:]*: *(.*)$")
+_SECTION: Final = re.compile(r"^(Reason|At|Causal path|Active lock|Suggestion):[ \t]*(.*)$")
+_AT: Final = re.compile(r"^insn (\d+)\b|>>> *(\d+) \| (?=\([0-9a-f]{2}\))")
+
+
+def _sections(report: list[str]) -> dict[str, list[str]]:
+    """Return the lines of a structured report by their headings."""
     sections: dict[str, list[str]] = {}
     current: list[str] = []
-    for line in report.splitlines():
+    for line in report:
         heading = _SECTION.match(line)
         if heading is not None:
             current = sections.setdefault(heading[1], [])
-        text = heading[2] if heading is not None else line.strip()
-        if text and not _PROCESSED.match(text):
+        text = heading[2] if heading is not None else line
+        if text:
             current.append(text)
-    return {name: " ".join(lines) for name, lines in sections.items()}
+    return sections
 
 
-def _named(messages: list[str], slot: int, processed: int, suggestion: str) -> KernelRefusal | None:
-    for message in reversed(messages):
-        id_ = id_of_message(message)
-        if id_ is not None:
+_SUM_OF_REPORT: Final = re.compile(r"^(?P<reason>.*[a-z]) \((?P<suggestion>[A-Z][a-z]+ .*)\)$")
+"""A reason of Linux 7.3 and its suggestion, as cilium/ebpf makes them one line."""
+
+
+def _refusal(part: _Part) -> KernelRefusal | None:
+    sections = _sections(part.report)
+    title = _CATEGORY.match(part.report[0]) if part.report else None
+    said = [" ".join(sections.get("Reason", ())), title[1] if title is not None else "", *part.messages]
+    suggestion = " ".join(sections.get("Suggestion", ()))
+    slot, insn_text, where = part.slot, part.insn_text, part.where
+    at = next(filter(None, map(_AT.search, sections.get("At", ()))), None)
+    if at is not None and int(at[1] or at[2]) != slot:
+        slot, insn_text, where = int(at[1] or at[2]), "", ""
+    # A word alone tells something only if this is a log.
+    is_log = part.slot >= 0 or part.is_whole
+    for id_of in (id_of_sentence, id_of_words) if is_log else (id_of_sentence,):
+        for index in range(len(said) - 1, -1, -1):
+            id_ = _id_with_context(said, index, id_of(said[index]))
+            if id_ is None:
+                continue
             assert id_ in CATALOGUE
-            return KernelRefusal(id_, slot, message, processed, suggestion)
+            message = said[index]
+            summed_up = _SUM_OF_REPORT.match(message) if not suggestion else None
+            if summed_up is not None:
+                message, suggestion = summed_up["reason"], summed_up["suggestion"]
+            named = _INSN_OF_MESSAGE.search(message)
+            if named is not None and int(named[1]) != slot:
+                slot, insn_text, where = int(named[1]), "", ""
+            return KernelRefusal(id_, slot, message, part.processed, suggestion, insn_text, where)
     return None
+
+
+def _id_with_context(said: list[str], index: int, id_: str | None) -> str | None:
+    """Return the id of a message that speaks of "the allowed memory range" by the line before, which says of what."""
+    if id_ == "map-value-out-of-bounds" and index > 0 and "invalid access to " in said[index - 1]:
+        return id_of_sentence(said[index - 1])
+    return id_
