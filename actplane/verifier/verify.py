@@ -19,6 +19,7 @@ from actplane.verifier.engine import Engine
 from actplane.verifier.log import insn_text, state_text
 from actplane.verifier.paths import attach, exceptions, struct_ops
 from actplane.verifier.paths.flow import NAMES_FUNCTION, Code, Layout
+from actplane.verifier.paths.jump_tables import places_of_tables
 from actplane.verifier.paths.state import State
 from actplane.verifier.paths.verification import Options, Subject, Verification
 from actplane.verifier.report import Refusal, Report, Statistics, Step
@@ -88,7 +89,8 @@ def _judge(subject: Subject, maps: Mapping[str, MapSpec], profile: KernelProfile
         subject.notes["exception_callback"] = thrown
         roots = () if thrown is None else (thrown,)
         _check_unseen(layout, profile)
-        code = Code(layout, allows_loops=options.is_privileged, roots=roots)
+        tables = places_of_tables(layout, subject.maps, is_privileged=options.is_privileged)
+        code = Code(layout, allows_loops=options.is_privileged, roots=roots, tables=tables)
         is_operation = program.prog_type is ProgType.BPF_PROG_TYPE_STRUCT_OPS
         subject.attach = (struct_ops if is_operation else attach).find(program, subject.types, profile)
         v = Verification(subject, code, profile, options)

@@ -32,6 +32,7 @@ _OPEN_AT_ONCE = 400
 _FUNC = 12
 _NO_FD = 2**31 - 1
 _ENOTSUPP = 524
+_OWNED = frozenset({MapType.BPF_MAP_TYPE_PROG_ARRAY, MapType.BPF_MAP_TYPE_INSN_ARRAY})
 
 
 class NoAnswer(Exception):
@@ -130,8 +131,8 @@ class Asker:
         insns = bytearray.fromhex(wire["insns"])
         for slot, name in wire["map_refs"]:
             raw = wire["maps"].get(name)
-            if raw is not None and raw["type_id"] == MapType.BPF_MAP_TYPE_PROG_ARRAY:
-                # The first program that uses one owns it: no program of another kind may use it afterwards.
+            if raw is not None and raw["type_id"] in _OWNED:
+                # The first program that uses one owns it: no other may use it afterwards, or none of another kind.
                 raw = {**raw, "name": f"{wire['category']} {wire['number']}"}
             struct.pack_into("<I", insns, slot * 8 + 4, self._map(raw).fd if raw is not None else _NO_FD)
         for slot, name in wire["kfuncs"]:

@@ -16,6 +16,7 @@ from actplane.loader.btf_types import BtfType, Kind, Linkage, Member
 from actplane.loader.btf_write import BtfWriter
 from actplane.loader.relocate import relocate
 from actplane.verifier import DEFAULT, Options, OwnTypes, Report, TypeRef, verify
+from actplane.verifier.tables.profiles import PROFILES
 from actplane.verifier.tables.refusals import CATALOGUE
 
 PAGES = Path(__file__).parents[2] / "docs" / "verifier"
@@ -41,7 +42,8 @@ def judge(id_: str, title: str) -> Report:
         max_insns=20_000 if "limit of 20,000" in page else 1_000_000,
         budget_insns=5_000 if "budget of 5,000" in page else None,
     )
-    profile = replace(DEFAULT, max_program_slots=4) if "limit of 4 instructions" in page else DEFAULT
+    profile = PROFILES["7.2"] if "On Linux 7.2:" in page else DEFAULT
+    profile = replace(profile, max_program_slots=4) if "limit of 4 instructions" in page else profile
     maps = {spec.name: spec for spec in found.maps}
     own = own_types(page, examples(id_)[title], program)
     return verify(program, maps, types, own=own, profile=profile, options=options)

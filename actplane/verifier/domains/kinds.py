@@ -31,6 +31,8 @@ class Kind(IntEnum):
     BUF = 17
     FUNC = 18
     DYNPTR = 19
+    INSN = 20
+    """The address of an instruction, loaded from a jump table."""
 
 
 class Flag:
@@ -74,6 +76,7 @@ KIND_NAMES: Final[Mapping[Kind, str]] = {
     Kind.BUF: "buf",
     Kind.FUNC: "func",
     Kind.DYNPTR: "dynptr_ptr",
+    Kind.INSN: "insn",
 }
 
 

@@ -4,9 +4,10 @@ What the mirror knows of a map: its shape, and the special fields that the BTF o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from actplane.asm.jump_tables import ADDRESS_BYTES, slots_in
 from actplane.asm.program import MapSpec
 from actplane.asm.uapi import MapType
 from actplane.verifier.domains.btf_walk import bare, pointee, size_of, strip, type_tags
@@ -60,13 +61,30 @@ class SpecialField:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MapFacts:
-    """A map, its special fields and, for maps of maps, the map inside."""
+    """
+    A map, its special fields and, for maps of maps, the map inside.
+
+    Units:  `memory_bytes` is what a pointer at the start of a value reaches; a jump table shows programs
+            the addresses of its places, one behind the other.
+    `places` are the slots that a jump table holds, as far as its contents are given: the others are 0.
+    """
 
     spec: MapSpec
     fields: tuple[SpecialField, ...] = ()
     types: TypeProvider | None = None
     value_type: int = 0
     inner: MapFacts | None = None
+    is_jump_table: bool = field(init=False)
+    memory_bytes: int = field(init=False)
+    places: tuple[int, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        spec = self.spec
+        is_jump_table = spec.type is MapType.BPF_MAP_TYPE_INSN_ARRAY
+        places = slots_in(spec.contents or b"")[: spec.max_entries] if is_jump_table else ()
+        object.__setattr__(self, "is_jump_table", is_jump_table)
+        object.__setattr__(self, "memory_bytes", ADDRESS_BYTES * spec.max_entries if is_jump_table else spec.value_size)
+        object.__setattr__(self, "places", tuple(places))
 
     def field_of(self, what: str) -> SpecialField | None:
         """Return the special field of a kind, if the value has one."""
@@ -80,7 +98,14 @@ class MapFacts:
         return not self.spec.flags & BPF_F_WRONLY_PROG
 
     def can_write(self) -> bool:
-        return not self.spec.flags & BPF_F_RDONLY_PROG
+        return not self.spec.flags & BPF_F_RDONLY_PROG and not self.is_jump_table
+
+    def places_between(self, first: int, last: int) -> list[int]:
+        """Return the slots in the elements `first` to `last` of a jump table, each once, ascending."""
+        found = set(self.places[first : last + 1])
+        if last >= len(self.places):
+            found.add(0)
+        return sorted(found)
 
 
 def map_facts(name: str, spec: MapSpec, own: OwnTypes | None) -> MapFacts:

@@ -16,6 +16,7 @@ from actplane.asm.isa import (
     CLASS_MASK,
     EXIT,
     GOTOL,
+    GOTOX,
     JA,
     JMP,
     JMP32,
@@ -49,6 +50,11 @@ CALLER_SAVED: Final = 0b11_1111
 ARGUMENTS: Final = 0b11_1110
 
 _JUMPS: Final = frozenset(code for code in range(256) if code & CLASS_MASK in (JMP, JMP32))
+_INDIRECT: Final = frozenset({GOTOX})
+_MAY_END: Final = frozenset({EXIT, JA, GOTOL, GOTOX})
+"""Opcodes of instructions that a function may end with."""
+_NO_DISTANCE: Final = frozenset({EXIT, CALL, GOTOX})
+"""Opcodes of jumps that go nowhere by the distance in them."""
 NAMES_FUNCTION: Final = frozenset({CALL, LD_IMM64})
 """Opcodes of instructions that may call a function, or take the address of one of the program."""
 
@@ -113,10 +119,17 @@ class Code:
     `function_of[slot]` indexes them. `blocks` are the blocks by their first slots, ascending. `prune` and
     `checkpoint` hold the slots where a state may be, and must be, kept, `jump_points` those that control
     comes to from elsewhere than the slot before. `roots` are the first slots of functions that the
-    kernel calls, beside the entry.
+    kernel calls, beside the entry, and `tables` what the jump tables of the program hold.
     """
 
-    def __init__(self, layout: Layout, *, allows_loops: bool = True, roots: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        allows_loops: bool = True,
+        roots: Sequence[int] = (),
+        tables: Sequence[Sequence[int]] = (),
+    ) -> None:
         self.layout = layout
         self.at = layout.at
         self.size = layout.size
@@ -131,6 +144,10 @@ class Code:
         self.starts = self._find_functions()
         self._starts = frozenset(self.starts)
         self.function_of = self._assign_functions()
+        self._astray: dict[int, str] = {}
+        """Indirect jumps that no table serves, by slot, and why."""
+        for slot, _ in layout.insns_of(_INDIRECT):
+            self.following[slot] = self._indirect_targets(slot, tables)
         self._check_jumps()
         self.prune: set[int] = set()
         self.checkpoint: set[int] = set()
@@ -172,14 +189,31 @@ class Code:
             owners.extend([index] * (end - start))
         return owners
 
+    def _indirect_targets(self, slot: int, tables: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        """
+        Return where an indirect jump may go: all places of the tables whose first place in the program is
+        in its function. Every other place of these has to be there, too.
+        """
+        function = self.function_of[slot]
+        found: set[int] = set()
+        for places in tables:
+            if self.function_of[min(places)] == function:
+                found.update(places)
+        if not found:
+            self._astray[slot] = f"no jump table leads into the function at slot {self.starts[function]}"
+        outside = next((place for place in sorted(found) if self.function_of[place] != function), None)
+        if outside is not None:
+            self._astray[slot] = f"a jump table of this function leads to slot {outside}, outside of it"
+        return () if slot in self._astray else tuple(sorted(found))
+
     def _check_jumps(self) -> None:
         ends = [*self.starts[1:], self.size]
         last = {end - 1 if self.at[end - 1] is not None else end - 2 for end in ends}
         for slot in sorted(last.union(self.jumps)):
             insn = self._insn(slot)
-            if slot in last and insn.code not in (EXIT, JA, GOTOL):
+            if slot in last and insn.code not in _MAY_END:
                 refuse("falls-off-end", slot, "the last instruction of a function must be an exit or a jump")
-            if insn.code & CLASS_MASK not in (JMP, JMP32) or insn.code in (EXIT, CALL):
+            if insn.code & CLASS_MASK not in (JMP, JMP32) or insn.code in _NO_DISTANCE:
                 continue
             target = slot + 1 + (insn.imm if insn.code == GOTOL else insn.off)
             if not 0 <= target < self.size or self.function_of[target] != self.function_of[slot]:
@@ -194,6 +228,9 @@ class Code:
             elif code == CALL:
                 self._mark_jump(slot + 1)
                 self._mark_call(slot, insn)
+            elif code == GOTOX:
+                self.prune.add(slot)
+                self.jump_points.update(self.following[slot])
             elif code != EXIT:
                 self.prune.add(slot)
                 self._mark_jump(slot + 1 + insn.off)
@@ -250,6 +287,8 @@ class Code:
         work = [0, *self.roots]
         while work:
             block = self.blocks[work.pop()]
+            if block.last in self._astray:
+                refuse("jump-table", block.last, self._astray[block.last])
             targets = block.following
             if block.last in self.called:
                 targets = (*targets, self.called[block.last])
@@ -284,9 +323,9 @@ class Code:
 
 
 def _targets(slot: int, insn: Insn) -> tuple[int, ...]:
-    """Return where a jump, a call or an exit goes within the same function."""
+    """Return where a jump, a call or an exit goes within the same function, as far as the instruction says."""
     code = insn.code
-    if code == EXIT:
+    if code in (EXIT, GOTOX):
         return ()
     if code == JA:
         return (slot + 1 + insn.off,)

@@ -20,6 +20,7 @@ from actplane.asm.isa import (
     EXIT,
     FETCH,
     GOTOL,
+    GOTOX,
     IND,
     JA,
     LD,
@@ -145,6 +146,8 @@ def _use_and_def(insn: Insn) -> tuple[int, int]:
         return 1, 0
     if code in (JA, GOTOL, MAY_GOTO):
         return 0, 0
+    if code == GOTOX:
+        return dst, 0
     return dst | (src if code & X else 0), 0
 
 

@@ -40,7 +40,8 @@ NOT_EXACT: Final = 0
 RANGE_WITHIN: Final = 1
 EXACT: Final = 2
 
-ALL_FRAMES: Final = 8
+ALL_FRAMES: Final = 1 << 10
+"""More than any kernel has."""
 
 
 class IdMap:
@@ -299,7 +300,7 @@ def value_covers(old: Value | None, new: Value | None, ids: IdMap, is_precise: b
     if not isinstance(new, Pointer) or old.kind is not new.kind or old.flags != new.flags:
         return False
     kind = old.kind
-    if kind in (Kind.MAP_KEY, Kind.MAP_VALUE, Kind.MEM, Kind.BUF, Kind.TP_BUFFER):
+    if kind in (Kind.MAP_KEY, Kind.MAP_VALUE, Kind.MEM, Kind.BUF, Kind.TP_BUFFER, Kind.INSN):
         return (
             _same_fixed(old, new)
             and old.var.holds(new.var)

@@ -52,7 +52,16 @@ _S32_MIN: Final = -(1 << 31)
 _OP_SIGNS: Final = {OR: "|=", AND: "&=", XOR: "^=", ADD: "+=", SUB: "-="}
 _UNKNOWN32: Final = scalar(zero_extend32(UNKNOWN))
 _FIXED_KINDS: Final = frozenset(
-    {Kind.PACKET_END, Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, Kind.XDP_SOCK, Kind.MAP_PTR, Kind.FLOW_KEYS}
+    {
+        Kind.PACKET_END,
+        Kind.SOCKET,
+        Kind.SOCK_COMMON,
+        Kind.TCP_SOCK,
+        Kind.XDP_SOCK,
+        Kind.MAP_PTR,
+        Kind.FLOW_KEYS,
+        Kind.INSN,
+    }
 )
 _PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
 

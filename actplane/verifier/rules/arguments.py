@@ -316,7 +316,7 @@ def _check_map_value(
         pointer,
         pointer.off,
         size,
-        facts.spec.value_size,
+        facts.memory_bytes,
         "map-value-out-of-bounds",
         allows_nothing=allows_nothing,
     )
@@ -422,6 +422,8 @@ def check_constant_string(v: Verification, call: Call, reg: int, value: Value) -
     pointer = _pointer(call, reg, value, frozenset({Kind.MAP_VALUE}), "map_value")
     facts = pointer.map
     assert facts is not None
+    if facts.is_jump_table:
+        refuse("argument-constant", call.slot, f"r{reg} points into a jump table, which holds no strings", reg)
     if facts.can_write() or not facts.spec.is_frozen:
         refuse("argument-constant", call.slot, f"r{reg} must point into a read-only map that is frozen", reg)
     if not pointer.var.is_const:

@@ -190,6 +190,8 @@ def _check_map(v: Verification, state: State, call: Call) -> None:
     if facts is None:
         return
     name = call.name.removeprefix("bpf_")
+    if name in _WRITES_MAP and not facts.can_write():
+        refuse("map-value-access", call.slot, f"programs may not write to the map {facts.spec.name!r}")
     map_name = facts.spec.type.name.removeprefix("BPF_MAP_TYPE_")
     if map_name.startswith(("CGROUP_STORAGE", "PERCPU_CGROUP_STORAGE")):
         map_name = map_name.removesuffix("_DEPRECATED")
@@ -201,10 +203,9 @@ def _check_map(v: Verification, state: State, call: Call) -> None:
         is_sock_ops = v.prog_type is ProgType.BPF_PROG_TYPE_SOCK_OPS and name == "map_delete_elem"
         if not (may_update or is_iter or is_sock_ops):
             refuse("map-helper-mismatch", call.slot, f"{call.name} on a {map_name} is not for this kind of program")
-    if name in ("map_update_elem", "map_delete_elem", "map_push_elem", "map_pop_elem") and not facts.can_write():
-        refuse("map-value-access", call.slot, f"programs may not write to the map {facts.spec.name!r}")
 
 
+_WRITES_MAP: Final = frozenset({"map_update_elem", "map_delete_elem", "map_push_elem", "map_pop_elem"})
 _SOCKMAP_UPDATERS: Final = frozenset(
     {"SOCKET_FILTER", "SCHED_CLS", "SCHED_ACT", "XDP", "SK_REUSEPORT", "FLOW_DISSECTOR", "SK_LOOKUP"}
 )

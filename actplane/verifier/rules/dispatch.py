@@ -13,6 +13,7 @@ from actplane.asm.isa import (
     CLASS_MASK,
     DW,
     EXIT,
+    GOTOX,
     IND,
     LD,
     LD_IMM64,
@@ -37,6 +38,7 @@ from actplane.verifier.paths.verification import Handler, Verification, refusal
 from actplane.verifier.rules import refs
 from actplane.verifier.rules.alu import compile_alu
 from actplane.verifier.rules.calls import compile_helper_call
+from actplane.verifier.rules.indirect_jumps import compile_indirect_jump
 from actplane.verifier.rules.jumps import compile_jump
 from actplane.verifier.rules.kernel_symbols import kernel_symbol
 from actplane.verifier.rules.kfuncs import compile_kfunc_call
@@ -65,6 +67,8 @@ def compile_insn(v: Verification, slot: int, insn: Insn) -> Handler:
         return _compile_ld(v, slot, insn)
     if insn.code == EXIT:
         return compile_exit(v, slot, insn)
+    if insn.code == GOTOX:
+        return compile_indirect_jump(v, slot, insn)
     if insn.code & OPERATION_MASK == OP_CALL:
         return _compile_call(v, slot, insn)
     return compile_jump(v, slot, insn)

@@ -31,7 +31,7 @@ from actplane.asm.isa import (
     XOR,
 )
 from actplane.asm.uapi import MapType, ProgType
-from actplane.verifier.domains import tnum
+from actplane.verifier.domains import arith, tnum
 from actplane.verifier.domains.kinds import Flag, Kind
 from actplane.verifier.domains.maps import MapFacts, SpecialField
 from actplane.verifier.domains.scalar import S64_MIN, Range, between_signed, constant, sign_extend, truncate
@@ -40,6 +40,7 @@ from actplane.verifier.paths.state import State
 from actplane.verifier.paths.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, known, scalar
 from actplane.verifier.paths.verification import Handler, Verification
 from actplane.verifier.rules import btf_access, context, kptrs, stack
+from actplane.verifier.rules.indirect_jumps import loaded_place
 from actplane.verifier.tables.refusals import refuse
 
 MAX_VAR_OFF: Final = 1 << 29
@@ -346,11 +347,18 @@ def check_region(
     *,
     allows_nothing: bool = False,
 ) -> None:
-    """Refuse unless [off, off + size), moved by the variable offset, lies in [0, region)."""
+    """
+    Refuse unless [off, off + size), moved by the variable offset, lies in [0, region). `off` begins with the
+    known offset of the pointer.
+    """
     var = base.var
     low, high = off + var.smin, off + var.umax
-    if low >= 0 and high + size <= region and size > 0 and var.umax < MAX_VAR_OFF:
+    if low >= 0 and high + size <= region and size > 0 and var.umax < MAX_VAR_OFF and base.off >= 0:
         return
+    if base.off and v.profile.at_least(7, 1):
+        # These kernels keep one offset, known or not, so that both parts of it have to be in bounds together.
+        var = arith.add(var, constant(base.off))
+        low, high = off - base.off + var.smin, off - base.off + var.umax
     name = base.type_name
     if var.smin < 0 and (var.smin == S64_MIN or low < 0):
         refuse("negative-offset", slot, f"r{reg}: the offset in {name} may be negative ({low})", reg)
@@ -422,6 +430,8 @@ def _access_map_value(
         refuse("null-dereference", slot, f"r{reg} is {base.type_name} and may be null", reg)
     facts = base.map
     assert facts is not None
+    if facts.is_jump_table:
+        return _access_jump_table(v, slot, reg, base, facts, off, size, is_write)
     if is_write and not facts.can_write():
         refuse("map-value-access", slot, f"r{reg}: programs may not write to the map {facts.spec.name!r}", reg)
     if not is_write and not facts.can_read():
@@ -436,6 +446,16 @@ def _access_map_value(
         if constant_value is not None:
             return scalar(constant_value)
     return UNKNOWN_SCALAR
+
+
+def _access_jump_table(
+    v: Verification, slot: int, reg: int, base: Pointer, facts: MapFacts, off: int, size: int, is_write: bool
+) -> Value:
+    check_alignment(v, slot, reg, base, off - base.off, size)
+    if is_write:
+        refuse("map-value-access", slot, f"r{reg}: programs may not write to the jump table {facts.spec.name!r}", reg)
+    check_region(v, slot, reg, base, off, size, facts.memory_bytes, "map-value-out-of-bounds")
+    return loaded_place(slot, reg, base, off, size)
 
 
 def check_special_fields(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from actplane.verifier.domains.kinds import Kind
 from actplane.verifier.paths.checkpoint import mark_read
 from actplane.verifier.paths.state import (
     ALL_SPILL,
@@ -136,7 +137,8 @@ def write_fixed(
         _spill(frame, index, value, size)
         v.note_history(state, slot)
         return
-    if isinstance(value, Pointer):
+    # Addresses of instructions are not kept: what is loaded from there is a number.
+    if isinstance(value, Pointer) and value.kind is not Kind.INSN:
         if size != 8 or first:
             refuse("stack-pointer-corruption", slot, f"{size} bytes of a pointer are spilled", source)
         if frame is not state.frames[-1] and value.kind.name == "STACK":

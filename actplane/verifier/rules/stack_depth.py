@@ -10,7 +10,6 @@ from actplane.verifier.paths.verification import Verification
 from actplane.verifier.tables.refusals import refuse
 
 LIMIT: Final = 512
-MAX_FRAMES: Final = 8
 TAIL_CALL_LIMIT: Final = 256
 PRIVATE_STACK_MINIMUM: Final = 64
 
@@ -36,7 +35,7 @@ def check(v: Verification) -> None:
             calls[code.starts[code.function_of[slot]]].append(target)
     has_private = v.profile.at_least(6, 13) and v.prog_type in _PRIVATE_STACK_TYPES and not tails
     for root in [0, *sorted(asynchronous)]:
-        _descend(v, calls, root, 0, [], {code.starts[i] for i in tails}, has_private)
+        _descend(v, calls, root, 0, [], 1, {code.starts[i] for i in tails}, has_private)
 
 
 def _size(v: Verification, start: int) -> int:
@@ -50,6 +49,7 @@ def _descend(
     start: int,
     depth: int,
     chain: list[int],
+    frames: int,
     tails: set[int],
     has_private: bool,
 ) -> None:
@@ -67,7 +67,9 @@ def _descend(
         depth += size
         if depth > LIMIT:
             refuse("stack-too-deep", start, f"the calls use {depth} bytes of stack, {LIMIT} are allowed")
-    if len(chain) > MAX_FRAMES:
-        refuse("too-many-frames", start, f"{len(chain)} functions deep, {MAX_FRAMES} are allowed")
+    if frames > v.profile.max_frames:
+        refuse("too-many-frames", start, f"{frames} functions deep, {v.profile.max_frames} are allowed")
     for target in dict.fromkeys(calls[start]):
-        _descend(v, calls, target, depth, chain, tails, has_private)
+        # Since 7.1 a global function, which is verified alone, starts to count anew.
+        starts_anew = v.profile.at_least(7, 1) and target in v.subject.notes["globals"]
+        _descend(v, calls, target, depth, chain, 1 if starts_anew else frames + 1, tails, has_private)

@@ -22,7 +22,6 @@ from actplane.verifier.rules import global_functions, graphs, refs
 from actplane.verifier.tables.refusals import refuse
 
 END: Final = -1
-MAX_FRAMES: Final = 8
 
 
 def compile_subprogram_call(v: Verification, slot: int, insn: Insn) -> Handler:
@@ -46,8 +45,9 @@ def compile_subprogram_call(v: Verification, slot: int, insn: Insn) -> Handler:
 
 def _enter(v: Verification, state: State, slot: int, target: int) -> Frame:
     depth = len(state.frames)
-    if depth >= MAX_FRAMES:
-        refuse("too-many-frames", slot, f"the call would be the {depth + 1}th frame, {MAX_FRAMES} are allowed")
+    if depth >= v.profile.max_frames:
+        claim = f"the call would be frame {depth + 1}, {v.profile.max_frames} are allowed"
+        refuse("too-many-frames", slot, claim)
     caller = state.frames[-1]
     frame = Frame(depth, v.code.function_of[target], slot)
     frame.regs[1:6] = caller.regs[1:6]
@@ -108,8 +108,9 @@ def push_callback(v: Verification, state: State, call: Call) -> None:
         if not _may_run(caller.regs, caller.callback_depth):
             caller.callback_depth = 0
             return
-    if len(state.frames) >= MAX_FRAMES:
-        refuse("too-many-frames", slot, f"the callback would be frame {len(state.frames) + 1}")
+    if len(state.frames) >= v.profile.max_frames:
+        claim = f"the callback would be frame {len(state.frames) + 1}, {v.profile.max_frames} are allowed"
+        refuse("too-many-frames", slot, claim)
     other = v.push(state, target, f"{call.name} runs its callback", slot)
     other.callback_unroll += 1
     other.frames[-1].callback_depth += 1

@@ -387,6 +387,7 @@ HELPERS_OF_MAP: Final[dict[str, str]] = {
     "BLOOM_FILTER": "map_peek_elem map_push_elem",
     "STRUCT_OPS": "",
     "ARENA": "",
+    "INSN_ARRAY": "",
 }
 
 

@@ -86,7 +86,7 @@ def why_refused_unseen(insn: Insn, profile: KernelProfile) -> tuple[str, str] | 
     """
     Return why a program is refused for an instruction that no path reaches, as the id of the refusal and
     its claim: an opcode that the kernel does not know, since 7.1 any value in a field that the instruction
-    does not use, and an indirect jump, without which nobody knows what paths there are.
+    does not use.
 
     >>> from actplane.verifier.tables.profiles import PROFILES
     >>> why_refused_unseen(Insn(0x95, off=1), PROFILES["7.2"])
@@ -103,6 +103,4 @@ def why_refused_unseen(insn: Insn, profile: KernelProfile) -> tuple[str, str] | 
     is_number = kind in (ALU, ALU64) and not insn.code & X and insn.code & OPERATION_MASK not in (END, NEG)
     if is_checked and find_form(insn.code, insn.dst, insn.src, insn.off, 1 if is_number else insn.imm) is None:
         return "bad-instruction", "an instruction uses reserved fields"
-    if insn.code == GOTOX:
-        return "unsupported", "an indirect jump, which this mirror does not model"
     return None

@@ -46,7 +46,6 @@ class KernelProfile:
     patch: int = 0
     max_insns: int = 1_000_000
     max_program_slots: int = 1_000_000
-    max_frames: int = 8
     max_cpus: int = 8192
     is_lockdown: bool = False
     """Lockdown in integrity mode forbids bpf_probe_write_user."""
@@ -55,6 +54,11 @@ class KernelProfile:
 
     def at_least(self, major: int, minor: int) -> bool:
         return self.version >= (major, minor)
+
+    @property
+    def max_frames(self) -> int:
+        """How many functions may be on the stack at once. Source: 7.2.13 says it of the 17th."""
+        return 16 if self.at_least(7, 2) else 8
 
     def has(self, change: Change) -> bool:
         """Whether a change is in this kernel, from its version or by way of a stable release."""

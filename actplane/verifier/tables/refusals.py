@@ -47,6 +47,11 @@ CATALOGUE: Final[dict[str, Reason]] = _catalogue(
         "bad-instruction", "An instruction that does not exist", "use only opcodes and fields that the kernel knows"
     ),
     Reason("bad-jump", "A jump to nowhere", "let the jump end at an instruction of the same function"),
+    Reason(
+        "jump-table",
+        "An indirect jump that no jump table serves",
+        "load all 8 bytes of a place from a jump table of this function, and jump by them as they are",
+    ),
     Reason("bad-call-target", "A call to nowhere", "let the call end at the first instruction of a function"),
     Reason("falls-off-end", "Control runs past the end", "end every function with an exit or a jump"),
     Reason("unreachable", "Code that no path reaches", "remove the code, or jump to it"),
@@ -61,7 +66,7 @@ CATALOGUE: Final[dict[str, Reason]] = _catalogue(
     ),
     Reason("too-complex", "Too many branches pending", "simplify the branches, or split the program"),
     Reason("stack-too-deep", "More than 512 bytes of stack", "keep large data in a map value"),
-    Reason("too-many-frames", "More than 8 nested calls", "inline a function, or use a tail call"),
+    Reason("too-many-frames", "Too many nested calls", "inline a function, or use a tail call"),
     Reason("recursion", "A function that calls itself", "write the recursion as a loop"),
     # Registers and numbers.
     Reason(
