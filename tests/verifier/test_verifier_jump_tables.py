@@ -211,7 +211,8 @@ def test_numbers_are_followed_back_over_the_jump(index: int, id_: str) -> None:
     text = (
         ".map m array key=4 value=16 max_entries=1\n.prog p socket_filter\nr6 = {}\ncall bpf_get_prandom_u32\n"
         "if r0 > 7 goto +1\nr6 = {}\ncall bpf_get_prandom_u32\nr0 &= 8\nr2 = map[t][0]+0\nr2 += r0\n"
-        "r2 = *(u64 *)(r2 +0)\ngotox r2\na: r1 = map[m][0]+0\nr1 += r6\nr0 = *(u8 *)(r1 +0)\nexit\nb: r0 = 0\nexit\n.jumptable t a, b\n"
+        "r2 = *(u64 *)(r2 +0)\ngotox r2\na: r1 = map[m][0]+0\n"
+        "r1 += r6\nr0 = *(u8 *)(r1 +0)\nexit\nb: r0 = 0\nexit\n.jumptable t a, b\n"
     )
     assert id_of(judge(text.format(0, index))) == id_of(judge(text.format(index, 0))) == id_
 
