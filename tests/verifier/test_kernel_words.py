@@ -1,4 +1,4 @@
-"""What kernels say of objects, graphs, interrupts and speculation, and the refusal ids that it stands for."""
+"""What kernels say of objects, graphs, interrupts, speculation and jump tables, and the ids that it stands for."""
 
 from __future__ import annotations
 
@@ -22,6 +22,20 @@ MESSAGES = {
     "arg#0 doesn't point to a type with bpf_refcount field": "allocated-object",
     "bpf_obj_new/bpf_percpu_obj_new type ID argument must be of a struct": "allocated-object",
     "R1 !read_ok": "uninitialized-register",
+    "R1 has type scalar, expected PTR_TO_INSN": "jump-table",
+    "no jump tables found for subprog starting at 7": "jump-table",
+    "jump table for insn 4 points outside of the subprog [0,7]": "jump-table",
+    "Invalid read of 4 bytes from insn_array": "jump-table",
+    "Failed to properly initialize insn array": "jump-table",
+    "R2 points to outside of jump table: [0,9] max_entries 4": "jump-table",
+    "indirect jump out of range from insn 3 to 9": "jump-table",
+    "No jump table was found for the subprogram that starts at instruction 0.": "jump-table",
+    "The jump table for instruction 4 points outside subprogram range [0,7).": "jump-table",
+    "R3 points to insn_array map which cannot be used as const string": "argument-constant",
+    "callback function not allowed for map": "map-helper-mismatch",
+    "R1 is bpf_insn_array invalid negative access: off=-8": "map-pointer-access",
+    "struct bpf_map doesn't have field at offset 36": "map-pointer-access",
+    "only read from bpf_insn_array is supported": "map-pointer-access",
 }
 
 
