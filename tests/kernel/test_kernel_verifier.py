@@ -20,7 +20,7 @@ from tests.verifier.questions import FINITE, MAKERS, blob_of
 
 COUNT = int(os.environ.get("ACTPLANE_DIFFERENTIAL_COUNT", "120"))
 
-CATEGORIES = ("grammar", "grammar, mutated", "corpus, mutated", "documentation", "documentation, mutated")
+CATEGORIES = ("rules", "grammar", "grammar, mutated", "corpus, mutated", "documentation", "documentation, mutated")
 """What codegen emits is asked about in `test_verifier_policies.py`; the rest of the corpus costs too much here."""
 
 

@@ -34,6 +34,7 @@ from actplane.verifier import OwnTypes
 from tests.verifier import corpus
 from tests.verifier.policy_texts import policy_text
 from tests.verifier.program_grammar import MAPS, mutation, sentence
+from tests.verifier.small_programs import PROGRAMS_ABOUT_RULES
 
 DOCS = Path(__file__).parents[2] / "docs"
 CASES = Path(__file__).parents[1] / "cases"
@@ -327,7 +328,20 @@ def _documentation_mutated(seed: int, number: int, types: Btf) -> Question | Non
     )
 
 
+def _rules(seed: int, number: int, types: Btf) -> Question:
+    small = PROGRAMS_ABOUT_RULES[number]
+    program, maps = small.program()
+    declared = small.types(program)
+    if declared is None:
+        return Question("rules", number, program, maps, debug=_debug_of(program), origin=small.name)
+    blob, functions = declared
+    info = b"".join(struct.pack("<II", *pair) for pair in sorted(functions.items()))
+    debug = {"inline": base64.b64encode(blob).decode(), "func_info": info.hex(), "rec_size": FUNC_INFO_BYTES}
+    return Question("rules", number, program, maps, OwnTypes(Btf(blob), functions), debug=debug, origin=small.name)
+
+
 MAKERS: Mapping[str, Maker] = {
+    "rules": _rules,
     "grammar": _grammar,
     "grammar, mutated": _grammar_mutated,
     "corpus": _corpus,
@@ -339,6 +353,7 @@ MAKERS: Mapping[str, Maker] = {
 }
 
 FINITE = {
+    "rules": lambda seed, types: len(PROGRAMS_ABOUT_RULES),
     "corpus": lambda seed, types: len(_corpus_cases()),
     "codegen": lambda seed, types: len(_emitted(seed, types)),
     "documentation": lambda seed, types: len(_documented()),

@@ -40,7 +40,7 @@ from actplane.verifier.domains.scalar import (
 from actplane.verifier.domains.tnum import U32
 from actplane.verifier.paths import speculation
 from actplane.verifier.paths.state import State
-from actplane.verifier.paths.values import UNKNOWN_SCALAR, Pointer, Scalar, known, name_of, scalar
+from actplane.verifier.paths.values import UNKNOWN_SCALAR, Pointer, Scalar, known, scalar
 from actplane.verifier.paths.verification import Handler, Verification, refusal
 from actplane.verifier.tables.profiles import FORKS_ON_SIGN, LINKS_DIFFERENCES, TRACKS_SWAPS
 from actplane.verifier.tables.refusals import refuse
@@ -210,11 +210,11 @@ def _compile_negate(v: Verification, insn: Insn) -> Handler:
         if isinstance(value, Pointer):
             if not v.is_privileged:
                 refuse("pointer-arithmetic", state.slot, f"r{insn.dst} is a pointer and cannot be negated", insn.dst)
-            regs[insn.dst] = UNKNOWN_SCALAR if is_wide else _UNKNOWN32
+            regs[insn.dst] = UNKNOWN_SCALAR
         elif v.profile.at_least(6, 17):
             regs[insn.dst] = scalar(arith.negate(value.range, is_wide))
         else:
-            regs[insn.dst] = UNKNOWN_SCALAR if is_wide else _UNKNOWN32
+            regs[insn.dst] = UNKNOWN_SCALAR
         return state.slot + 1
 
     return negate
@@ -293,10 +293,11 @@ def _linked_sum(v: Verification, left: Scalar, added: Range, result: Range, is_w
 def _with_pointer(
     v: Verification, state: State, slot: int, insn: Insn, left: Scalar | Pointer, right: Scalar | Pointer
 ) -> Scalar | Pointer:
-    op, is_wide = insn.code & OPERATION_MASK, insn.code & CLASS_MASK == ALU64
+    op = insn.code & OPERATION_MASK
     if isinstance(left, Pointer) and isinstance(right, Pointer):
         if op == SUB and v.is_privileged:
-            return UNKNOWN_SCALAR if is_wide else _UNKNOWN32
+            # Not even that a 32-bit operation clears the upper half is noted where pointers become numbers.
+            return UNKNOWN_SCALAR
         sign = _OP_SIGNS.get(op, "op=")
         refuse("pointer-arithmetic", slot, f"r{insn.dst} {sign} r{insn.src}: both are pointers", insn.dst, insn.src)
     if isinstance(left, Pointer):
@@ -318,17 +319,17 @@ def move_pointer(
     kind = pointer.kind
     if not is_wide:
         if op == SUB and v.is_privileged:
-            return _UNKNOWN32
+            return UNKNOWN_SCALAR
         refuse("pointer-arithmetic", slot, f"r{dst}: 32-bit arithmetic on a pointer", dst)
     if pointer.flags & Flag.NULL:
         claim = f"r{dst} is {pointer.type_name}: arithmetic on a pointer that may be null"
         refuse("pointer-null-arithmetic", slot, claim, dst)
-    if pointer.flags & Flag.UNTRUSTED and pointer.flags & Flag.RDONLY and kind is Kind.MEM:
-        return pointer
+    if kind is Kind.MEM and pointer.flags & Flag.UNTRUSTED:
+        # What is read through it is probed, so nobody keeps count of where it points; a number stays one.
+        return amount if is_reversed else pointer
     if kind in _FIXED_KINDS:
-        is_allowed = (kind is Kind.FLOW_KEYS and offset.is_const) or (
-            op == ADD and offset.is_const and offset.value == 0
-        )
+        is_nothing = offset.is_const and offset.value == 0 and op == ADD
+        is_allowed = offset.is_const if kind is Kind.FLOW_KEYS else kind is Kind.MAP_PTR and is_nothing
         if not is_allowed:
             refuse("pointer-arithmetic", slot, f"r{dst} is {pointer.type_name}, which does not move", dst)
     _check_amount(slot, dst, pointer, offset)
@@ -398,8 +399,3 @@ def _check_moved(slot: int, dst: int, pointer: Pointer) -> None:
         claim = f"r{dst}: the offset of a {name} pointer has no lower bound"
         refuse("pointer-out-of-range", slot, claim, dst)
     refuse("pointer-out-of-range", slot, f"r{dst}: the offset {var.smin} of a {name} pointer is out of bounds", dst)
-
-
-def describe(value: Scalar | Pointer | None) -> str:
-    """Return a few words on a value, for claims."""
-    return "not set" if value is None else name_of(value)

@@ -10,6 +10,7 @@ from typing import Final
 from actplane.asm.uapi import MapType, ProgType
 from actplane.verifier.domains.btf_walk import holds_struct
 from actplane.verifier.domains.kinds import Flag, Kind
+from actplane.verifier.domains.maps import MapFacts
 from actplane.verifier.domains.types import BtfKind
 from actplane.verifier.paths.call_facts import Call
 from actplane.verifier.paths.state import State
@@ -28,6 +29,18 @@ _KEYS: Final = frozenset({Kind.STACK, Kind.PACKET, Kind.PACKET_META, Kind.MAP_KE
 _SOCK_COMMON: Final = frozenset({Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, Kind.XDP_SOCK})
 _PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
 _SOCKET_MAPS: Final = frozenset({MapType.BPF_MAP_TYPE_SOCKMAP, MapType.BPF_MAP_TYPE_SOCKHASH})
+_PLAIN_CONTEXTS: Final = frozenset(
+    {
+        ProgType.BPF_PROG_TYPE_KPROBE,
+        ProgType.BPF_PROG_TYPE_TRACEPOINT,
+        ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT,
+        ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT_WRITABLE,
+        ProgType.BPF_PROG_TYPE_TRACING,
+        ProgType.BPF_PROG_TYPE_LSM,
+        ProgType.BPF_PROG_TYPE_SYSCALL,
+    }
+)
+"""Kinds of programs whose context is memory as it is, so that functions which take any memory take it, too."""
 _MOVABLE: Final = frozenset(
     {Kind.STACK, Kind.PACKET, Kind.PACKET_META, Kind.MAP_KEY, Kind.MAP_VALUE, Kind.MEM, Kind.BUF}
 )
@@ -294,7 +307,7 @@ def check_memory(
             refuse("memory-out-of-bounds", slot, f"r{reg}: bytes {off} to {off + size} of a buffer", reg)
     elif kind is Kind.BTF_ID:
         btf_access.access(v, state, slot, reg, pointer, off, size, is_write=is_write)
-    elif kind is Kind.CTX and call.extra.get("context_is_memory"):
+    elif kind is Kind.CTX and v.prog_type in _PLAIN_CONTEXTS:
         context.access(v, state, slot, reg, pointer, off + size - 1, 1, is_write=is_write, source=-1)
     else:
         wrong_type(call, reg, pointer, _MEM_TEXT)
@@ -330,20 +343,26 @@ def _ctx(v: Verification, state: State, call: Call, reg: int, value: Value, arg:
 
 
 def _btf(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
-    pointer = _pointer(
-        call, reg, value, frozenset({Kind.BTF_ID}), "ptr_, trusted_ptr_, rcu_ptr_", nullable=arg.is_nullable
-    )
-    bad = Flag.UNTRUSTED | Flag.PERCPU | Flag.USER | Flag.ALLOC
-    if pointer.flags & bad or (pointer.flags & Flag.NULL and not arg.is_nullable):
-        wrong_type(call, reg, value, "ptr_, trusted_ptr_, rcu_ptr_")
-    check_fixed(call, reg, pointer)
     types = v.subject.types
     wanted = types.id_of(BtfKind.STRUCT, arg.detail) if types is not None else None
-    if types is None or wanted is None or pointer.types is None:
+    if wanted is None:
         refuse("argument-type", call.slot, f"r{reg}: the kernel has no struct {arg.detail}", reg)
-    if not holds_struct(pointer.types, pointer.type_id, pointer.off, types, wanted):
+    check_struct(v, call, reg, value, wanted, is_nullable=arg.is_nullable)
+
+
+def check_struct(v: Verification, call: Call, reg: int, value: Value, wanted: int, *, is_nullable: bool) -> None:
+    """Refuse all but pointers to a struct of the kernel, by its id, that need not be probed."""
+    expected = "ptr_, trusted_ptr_, rcu_ptr_"
+    pointer = _pointer(call, reg, value, frozenset({Kind.BTF_ID}), expected, nullable=is_nullable)
+    if pointer.flags & (Flag.UNTRUSTED | Flag.PERCPU | Flag.USER | Flag.ALLOC):
+        wrong_type(call, reg, value, expected)
+    check_fixed(call, reg, pointer)
+    types = v.subject.types
+    assert types is not None
+    if pointer.types is None or not holds_struct(pointer.types, pointer.type_id, pointer.off, types, wanted):
         name = btf_access.struct_name(pointer)
-        refuse("argument-type", call.slot, f"r{reg} points at struct {name}, expected {arg.detail}", reg)
+        claim = f"r{reg} of {call.name} points at struct {name}, expected {types.type_at(wanted).name}"
+        refuse("argument-type", call.slot, claim, reg)
 
 
 def _sk(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
@@ -439,9 +458,13 @@ def check_constant_string(v: Verification, call: Call, reg: int, value: Value) -
         facts.spec.value_size,
         "map-value-out-of-bounds",
     )
-    contents = (facts.spec.contents or b"").ljust(facts.spec.value_size, b"\0")
-    if b"\0" not in contents[at:]:
+    if b"\0" not in constant_contents(facts)[at:]:
         refuse("argument-constant", call.slot, f"r{reg}: the string is not terminated", reg)
+
+
+def constant_contents(facts: MapFacts) -> bytes:
+    """Return the bytes of the one value of a read-only map."""
+    return (facts.spec.contents or b"").ljust(facts.spec.value_size, b"\0")
 
 
 def _lock(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:

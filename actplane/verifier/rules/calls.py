@@ -19,7 +19,7 @@ from actplane.verifier.paths.flow import SYNC_CALLBACK_HELPERS
 from actplane.verifier.paths.state import State
 from actplane.verifier.paths.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, scalar
 from actplane.verifier.paths.verification import Handler, Verification
-from actplane.verifier.rules import arguments, dynptrs, kptrs, memory, refs, stack, subprograms
+from actplane.verifier.rules import arguments, dynptrs, format_strings, kptrs, memory, refs, stack, subprograms
 from actplane.verifier.rules.context import type_names
 from actplane.verifier.tables.access_tables import GPL_ONLY_IDS
 from actplane.verifier.tables.helper_table import (
@@ -63,7 +63,6 @@ _PER_TYPE: Final[dict[tuple[str, str], tuple[str, ...]]] = {
 }
 
 _CLASSID_FROM_PACKET: Final = frozenset({"SCHED_CLS", "SCHED_ACT", "LWT_IN", "LWT_OUT", "LWT_XMIT", "LWT_SEG6LOCAL"})
-_NO_PREEMPTION_HELPERS: Final = SLEEPS
 
 
 def compile_helper_call(v: Verification, slot: int, insn: Insn) -> Handler:
@@ -123,8 +122,6 @@ def _forbidden(v: Verification, helper: int) -> tuple[str, str] | None:
         return "privileged-only", f"{name} is for privileged programs only"
     if helper in GPL_ONLY_IDS and not v.is_gpl:
         return "gpl-required", f"{name} is for GPL-compatible programs only"
-    if helper in SLEEPS and not v.is_sleepable:
-        return "sleeping", f"{name} may sleep, and the program is not sleepable"
     if name == "bpf_d_path" and not _may_call_d_path(v):
         return "helper-not-allowed", f"{name} may not be called from {v.program.attach_to}"
     if name in ("bpf_get_func_ret", "bpf_get_func_ip") and prog == "TRACING":
@@ -166,8 +163,8 @@ def _may_call_d_path(v: Verification) -> bool:
 def _call(v: Verification, state: State, slot: int, helper: int, proto: Prototype) -> int:
     if state.locks and helper not in (SPIN_UNLOCK, KPTR_XCHG):
         refuse("lock", slot, f"{proto.name} is called while a lock is held")
-    if helper in _NO_PREEMPTION_HELPERS and (state.rcu_depth or state.preempt_off or state.irq_id):
-        refuse("sleeping", slot, f"{proto.name} may sleep inside of a section that does not allow it")
+    if helper in SLEEPS:
+        refs.check_may_sleep(v, state, slot, proto.name)
     call = Call(helper, proto.name, slot)
     regs = state.frames[-1].regs
     for index, arg in enumerate(proto.args):
@@ -223,8 +220,8 @@ def _check_special(v: Verification, state: State, call: Call, helper: int) -> No
         flags = regs[2]
         if not (isinstance(flags, Scalar) and flags.range.is_const and flags.range.value == 0):
             refuse("argument-constant", call.slot, "r2: bpf_get_local_storage takes no flags, r2 must be 0", 2)
-    elif call.name in ("bpf_snprintf", "bpf_trace_vprintk"):
-        _check_format(v, state, call)
+    elif call.name == "bpf_snprintf":
+        _check_format(state, call)
     elif call.name == "bpf_set_retval" and v.program.attach_type is AttachType.BPF_LSM_CGROUP:
         point = v.subject.attach
         if point is not None and point.returns is None:
@@ -248,12 +245,19 @@ def _check_answer(v: Verification, state: State, call: Call) -> None:
         refuse("return-value", call.slot, claim, 1)
 
 
-def _check_format(v: Verification, state: State, call: Call) -> None:
-    """The data of a format string is an array of 8-byte arguments."""
-    regs = state.frames[-1].regs
-    length = regs[5 if call.name == "bpf_snprintf" else 4]
-    if isinstance(length, Scalar) and length.range.is_const and length.range.value % 8:
-        refuse("argument-size", call.slot, "the length of the format's arguments must be a multiple of 8")
+def _check_format(state: State, call: Call) -> None:
+    """The string is read before the program runs, and the data is an array of 8-byte arguments for it."""
+    template, length = state.frames[-1].regs[3], state.frames[-1].regs[5]
+    assert isinstance(template, Pointer)
+    assert template.map is not None
+    # The kernel looks at the known bits of a length, whatever the others are.
+    size = length.range.value if isinstance(length, Scalar) else 0
+    if size % 8:
+        refuse("argument-size", call.slot, f"r5: {size} bytes of arguments, expected a multiple of 8", 5)
+    contents = arguments.constant_contents(template.map)[template.off + template.var.value :]
+    problem = format_strings.why_bad(contents.partition(b"\0")[0], size // 8)
+    if problem is not None:
+        refuse("argument-constant", call.slot, f"r3: the format string is not one that the kernel takes: {problem}", 3)
 
 
 def _write_results(v: Verification, state: State, call: Call) -> None:

@@ -18,29 +18,10 @@ from actplane.verifier.paths.verification import Verification
 from actplane.verifier.rules import arguments, dynptrs, graphs, irq_flags, iterators, objects, refs
 from actplane.verifier.rules.btf_access import struct_name
 from actplane.verifier.rules.context import type_names
+from actplane.verifier.tables.context_tables import is_context_struct
 from actplane.verifier.tables.helper_table import Arg
 from actplane.verifier.tables.kfunc_table import KernelFunction
 from actplane.verifier.tables.refusals import refuse
-
-_CONTEXT_STRUCTS: Final = {
-    "SOCKET_FILTER": "__sk_buff",
-    "SCHED_CLS": "__sk_buff",
-    "SCHED_ACT": "__sk_buff",
-    "CGROUP_SKB": "__sk_buff",
-    "SK_SKB": "__sk_buff",
-    "LWT_IN": "__sk_buff",
-    "LWT_OUT": "__sk_buff",
-    "LWT_XMIT": "__sk_buff",
-    "LWT_SEG6LOCAL": "__sk_buff",
-    "XDP": "xdp_md",
-    "CGROUP_SOCK": "bpf_sock",
-    "CGROUP_SOCK_ADDR": "bpf_sock_addr",
-    "CGROUP_SOCKOPT": "bpf_sockopt",
-    "CGROUP_SYSCTL": "bpf_sysctl",
-    "SOCK_OPS": "bpf_sock_ops",
-    "NETFILTER": "bpf_nf_ctx",
-}
-"""What the context is called in the prototype of a function that takes it."""
 
 # Structs whose name says what must be passed.
 _BY_STRUCT: Final = {
@@ -178,7 +159,7 @@ def _kind(
     name = inner.name if inner is not None and is_struct(inner) else ""
     suffix = suffix_of(member.name)
     has_size = _has_size(v, state, members, index)
-    if function.name == "bpf_cast_to_kern_ctx" or (name and name == _CONTEXT_STRUCTS.get(type_names(v)[0])):
+    if function.name == "bpf_cast_to_kern_ctx" or is_context_struct(type_names(v)[0], name):
         return "context"
     if suffix == "nullable" and is_null and not has_size:
         return "null"

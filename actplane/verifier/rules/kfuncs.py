@@ -105,8 +105,6 @@ def _problem(v: Verification, name: str) -> tuple[str, str] | None:
         return "arena-not-modelled", f"{name} works on arenas, which the mirror does not model"
     if "device" in function.flags:
         return "kfunc-not-allowed", f"{name} is for programs that are bound to a network device"
-    if "sleep" in function.flags and not v.is_sleepable:
-        return "sleeping", f"{name} may sleep, and the program is not sleepable"
     return _problem_here(v, name)
 
 
@@ -129,8 +127,8 @@ def _call(v: Verification, state: State, slot: int, function: KernelFunction, pr
     is_allowed = name in _ALLOWED_UNDER_LOCK or (name in _ALLOWED_SINCE_6_14 and v.profile.at_least(6, 14))
     if state.locks and not is_allowed:
         refuse("lock", slot, f"{name} is called while a lock is held")
-    if "sleep" in function.flags and (state.rcu_depth or state.preempt_off or state.irq_id):
-        refuse("sleeping", slot, f"{name} may sleep inside of a section that does not allow it")
+    if "sleep" in function.flags:
+        refs.check_may_sleep(v, state, slot, name)
     if name in _LOCKS:
         _push_failed_lock(v, state, slot)
     call = Call(-1, name, slot)
@@ -147,10 +145,10 @@ def _call(v: Verification, state: State, slot: int, function: KernelFunction, pr
         iterators.apply(v, state, call, function)
     sections.apply(v, state, slot, name)
     _give_away(v, state, call, function)
-    second, third, fourth = regs[2:5]
+    second, fourth = regs[2], regs[4]
     regs[0:6] = [None] * 6
     if "new_dynptr" in call.extra:
-        _make_dynptr(v, state, call, third)
+        _make_dynptr(v, state, call)
     if "slice" in name:
         regs[0] = _slice(v, state, call, fourth)
     else:
@@ -196,7 +194,7 @@ _DYNPTR_KINDS: Final = {
 }
 
 
-def _make_dynptr(v: Verification, state: State, call: Call, third: Value | None) -> None:
+def _make_dynptr(v: Verification, state: State, call: Call) -> None:
     pointer, index, _ = call.extra["new_dynptr"]
     kind = _DYNPTR_KINDS.get(call.name)
     source = call.extra.get("cloned")

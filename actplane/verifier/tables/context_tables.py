@@ -192,6 +192,49 @@ def _listed(text: str, access: str, off: int, size: int) -> bool:
     return any(low <= off <= high and (off - low) % size == 0 for low, high in spans)
 
 
+STRUCTS: Final = {
+    "SOCKET_FILTER": "__sk_buff",
+    "SCHED_CLS": "__sk_buff",
+    "SCHED_ACT": "__sk_buff",
+    "CGROUP_SKB": "__sk_buff",
+    "SK_SKB": "__sk_buff",
+    "LWT_IN": "__sk_buff",
+    "LWT_OUT": "__sk_buff",
+    "LWT_XMIT": "__sk_buff",
+    "LWT_SEG6LOCAL": "__sk_buff",
+    "FLOW_DISSECTOR": "__sk_buff",
+    "XDP": "xdp_md",
+    "SK_MSG": "sk_msg_md",
+    "CGROUP_SOCK": "bpf_sock",
+    "CGROUP_SOCK_ADDR": "bpf_sock_addr",
+    "CGROUP_SOCKOPT": "bpf_sockopt",
+    "CGROUP_SYSCTL": "bpf_sysctl",
+    "CGROUP_DEVICE": "bpf_cgroup_dev_ctx",
+    "SOCK_OPS": "bpf_sock_ops",
+    "SK_REUSEPORT": "sk_reuseport_md",
+    "SK_LOOKUP": "bpf_sk_lookup",
+    "NETFILTER": "bpf_nf_ctx",
+    "KPROBE": "pt_regs",
+    "PERF_EVENT": "bpf_perf_event_data",
+    "RAW_TRACEPOINT": "bpf_raw_tracepoint_args",
+    "RAW_TRACEPOINT_WRITABLE": "bpf_raw_tracepoint_args",
+}
+"""What the context is called in the prototype of a function that takes it; other kinds have no name for it."""
+
+_INSIDE: Final = {"__sk_buff": "sk_buff", "xdp_md": "xdp_buff"}
+
+
+def is_context_struct(prog_type: str, struct: str) -> bool:
+    """
+    Whether a pointer to a struct, by its name, is the context of a kind of program.
+
+    >>> is_context_struct("XDP", "xdp_md"), is_context_struct("XDP", "__sk_buff")
+    (True, False)
+    """
+    name = STRUCTS.get(prog_type)
+    return name is not None and struct in (name, _INSIDE.get(name))
+
+
 def layout_of(prog_type: str, attach_type: str, version: tuple[int, int]) -> str | None:
     """Return the name of the context layout of a kind of program, None if it has none of its own."""
     name = CONTEXTS.get(f"{prog_type}/{attach_type}") or CONTEXTS.get(prog_type)
