@@ -110,3 +110,11 @@ def test_step_gives_the_next_number_that_a_tnum_allows() -> None:
         above = [number for number in allowed if number > low]
         if above and low >= 0:
             assert tnum.step(value, mask, low) == above[0]
+
+
+def test_a_left_shift_forgets_how_low_a_number_may_be() -> None:
+    # Kernels know no better, and refuse to move a pointer by what is left.
+    number = scalar.between_signed(-1, 2)
+    assert arith.apply(arith.LSH, True, number, constant(3)).smin == scalar.S64_MIN
+    assert arith.apply(arith.LSH, True, number, constant(32)).smin == -1 << 32
+    assert arith.apply(arith.LSH, True, scalar.between_signed(0, 2), constant(3)).smin == 0

@@ -174,12 +174,9 @@ def xor(a: Range, b: Range) -> Range:
 def _lsh64(a: Range, shift: int) -> Range:
     value, mask = tnum.lshift((a.value, a.mask), shift)
     unsigned = (a.umin << shift, a.umax << shift) if a.umax << shift <= U64 else _FULL_U64
-    signed = _FULL_S64
-    # The idiom of sign extension: shift left by 32, then arithmetically right by 32.
-    if shift == 32:
-        signed = (a.s32min << 32, a.s32max << 32)
-    elif a.smin << shift >= S64_MIN and a.smax << shift <= S64_MAX:
-        signed = (a.smin << shift, a.smax << shift)
+    # The idiom of sign extension: shift left by 32, then arithmetically right by 32. Of no other shift do
+    # kernels know what a number that may be negative becomes.
+    signed = (a.s32min << 32, a.s32max << 32) if shift == 32 else _FULL_S64
     return make((value, mask, *unsigned, *signed, *FULL_BOUNDS[6:]))
 
 
