@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": "say what this kernel really allows",
     "domains": "list the domains of a policy file",
     "verify": "say what a kernel's verifier would say of a program",
+    "refusal": "say what a kernel's verifier did say, and what a refusal means",
     "init": "write a policy to start from",
 }
 """Each is the module NAME_command with `add_parser(subparsers)`."""

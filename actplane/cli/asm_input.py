@@ -31,7 +31,7 @@ def add_program_argument(parser: Any, *, has_choice: bool = True) -> None:
         metavar="PROGRAM",
         help="assembler text, hex digits, bytes or an ELF object (default: stdin)",
     )
-    types = sorted(kind.name.removeprefix("BPF_PROG_TYPE_").lower() for kind in ProgType)
+    types = sorted(kind.name.removeprefix("BPF_PROG_TYPE_").lower() for kind in ProgType if kind)
     parser.add_argument(
         *("--type", "--prog-type"),
         choices=types,

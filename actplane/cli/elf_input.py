@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from actplane.cli.asm_input import InputError
-from actplane.errors import UnsupportedFeature
+from actplane.errors import DecodeError, UnsupportedFeature
 from actplane.loader.btf import Btf
 from actplane.loader.elf.externs import Target, read_config, running_addresses, running_config
 from actplane.loader.elf.file import is_elf, section_bytes
@@ -21,18 +21,19 @@ def read_types(path: str) -> Btf:
     """
     Return the types in a file: BTF alone, or an ELF file (vmlinux) with a section of it.
 
-    Raises: InputError, DecodeError.
+    Raises: InputError.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-    if not is_elf(data):
-        return Btf(data)
-    section = section_bytes(data, path, ".BTF")
+    section = section_bytes(data, path, ".BTF") if is_elf(data) else data
     if section is None:
         raise InputError(f"{path}: got an ELF file without a section .BTF")
-    return Btf(section)
+    try:
+        return Btf(section)
+    except DecodeError as error:
+        raise InputError(f"{path}: these are not the types of a kernel: {error}") from error
 
 
 def link_for_kernel(
@@ -43,7 +44,7 @@ def link_for_kernel(
 
     Shape:  the types are those of --btf, else of the running kernel; None if there are none and the
             object needs none.
-    Raises: InputError, ElfError, DecodeError, UnsupportedFeature.
+    Raises: InputError, ElfError, UnsupportedFeature.
     """
     found = read_elf(data, name)
     only = options.program if options.program in found.program_names else None

@@ -43,7 +43,7 @@ MEANINGS = {
     Exit.MIRROR_REFUSED: "the mirror refused a program before the kernel saw it",
     Exit.NO_CGROUP: "there is no place for the session's cgroup",
     Exit.POLICY: "the policy has errors, or there is none",
-    Exit.FAILURE: "anything else that went wrong in actplane itself",
+    Exit.FAILURE: "anything else: a file that cannot be read, something wrong in actplane itself",
     Exit.NOT_EXECUTABLE: "the command was found and cannot be executed",
     Exit.NOT_FOUND: "the command was not found",
 }

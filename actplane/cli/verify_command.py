@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import json
+import math
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from actplane.asm.program import Object, Program
+from actplane.asm.program import Program
 from actplane.asm.uapi import AttachType, ProgType
 from actplane.cli.asm_input import InputError, add_program_argument, chosen_programs, parse_object, read_data
 from actplane.cli.elf_input import link_for_kernel, own_types, read_types
 from actplane.cli.exits import Exit
+from actplane.errors import ActplaneError
 from actplane.loader.btf import Btf
+from actplane.loader.btf_types import Kind
 from actplane.loader.elf.file import is_elf
 from actplane.loader.relocate import relocate
 from actplane.runtime.host_profile import host_profile
@@ -28,81 +37,157 @@ def add_parser(subparsers: Any, description: str = "say what a kernel's verifier
         description="Judge programs as a kernel's verifier would, without asking one: text, hex digits, bytes, or an "
         "ELF object of a compiler (needs pyelftools), whose CO-RE relocations are applied for the kernel of --btf.",
         epilog=f"Kernels by name: {', '.join(PROFILES)}, host, or any release string. "
-        "Exit status: 0 if every program is accepted, 116 if one is refused.",
+        "Exit status: 0 if every program is accepted, 116 if one is refused, 2 if the arguments make no sense, 125 if "
+        "the input cannot be read. The page of a refusal: `actplane refusal ID`.",
         allow_abbrev=False,
     )
     add_program_argument(parser, has_choice=False)
     parser.add_argument("--program", metavar="NAME", help="judge only this program of the file")
     parser.add_argument(
-        "--kernel", default=DEFAULT.name, metavar="VERSION", help=f"the kernel to judge for (default: {DEFAULT.name})"
+        "--kernel",
+        default=DEFAULT.name,
+        type=_release,
+        metavar="VERSION",
+        help=f"the kernel to judge for (default: {DEFAULT.name})",
     )
     parser.add_argument("--attach", metavar="NAME", help="the hook, tracepoint or function (file_open, ...)")
-    parser.add_argument("--attach-type", metavar="TYPE", help="as in BPF_CGROUP_INET4_CONNECT")
+    parser.add_argument(
+        "--attach-type", type=_attach_type, metavar="TYPE", help="as in BPF_CGROUP_INET4_CONNECT, with BPF_ or without"
+    )
     parser.add_argument("--sleepable", action="store_true", help="the program may sleep")
     parser.add_argument(
         "--btf", metavar="FILE", help="the kernel's types, or a vmlinux (default: the running kernel's)"
     )
     parser.add_argument("--kconfig", metavar="FILE", help="the kernel's configuration (default: the running kernel's)")
     parser.add_argument("--unprivileged", action="store_true", help="judge as for a user without privileges")
-    parser.add_argument("--budget-insns", type=int, metavar="N", help="give up after N instructions on all paths")
-    parser.add_argument("--budget-seconds", type=float, metavar="S", help="give up on a program after S seconds")
-    parser.add_argument("--log", action="store_true", help="print the state after every instruction")
+    parser.add_argument(
+        "--budget-insns", type=_positive(int), metavar="N", help="give up after N instructions on all paths"
+    )
+    parser.add_argument(
+        "--budget-seconds", type=_positive(float), metavar="S", help="give up on a program after S seconds"
+    )
+    parser.add_argument("--log", action="store_true", help="print the state after every instruction (not in SARIF)")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON")
     form.add_argument("--sarif", action="store_true", help="print a SARIF 2.1.0 log")
     parser.set_defaults(handler=run)
 
 
+def _release(text: str) -> str:
+    """Return the name of a kernel, which may be `host`. Raises ArgumentTypeError if it names none."""
+    if text != "host":
+        try:
+            profile_of(text)
+        except ActplaneError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _attach_type(text: str) -> AttachType:
+    """Return the attach type of a name. Raises ArgumentTypeError with the names that come near."""
+    name = "BPF_" + text.upper().removeprefix("BPF_")
+    if name not in AttachType.__members__:
+        near = difflib.get_close_matches(name, AttachType.__members__)
+        raise argparse.ArgumentTypeError(
+            f"no attach type {text!r}" + (f": expected {' or '.join(near)}" if near else "")
+        )
+    return AttachType[name]
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _positive(kind: Callable[[str], _Number]) -> Callable[[str], _Number]:
+    """Return what reads a number above 0. Raises ArgumentTypeError."""
+
+    def read(text: str) -> _Number:
+        with contextlib.suppress(ValueError):
+            if 0 < (number := kind(text)) < math.inf:
+                return number
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number above 0")
+
+    return read
+
+
 def run(options: argparse.Namespace) -> int:
     """Judge every program of the input and print the answers."""
-    profile = _profile(options.kernel)
+    profile = host_profile() if options.kernel == "host" else profile_of(options.kernel)
     data, name = read_data(options)
-    if is_elf(data):
-        reports = _judge_elf(data, name, profile, options)
+    is_object = is_elf(data)
+    if is_object:
+        linked, btf = link_for_kernel(data, name, options, profile)
+        found = linked.object
+        own = {program.name: own_types(linked, program.name) for program in found.programs}
     else:
-        found = parse_object(data, name, options)
-        reports = [_judge(program, found, profile, options) for program in chosen_programs(found, options.program)]
+        found, btf = parse_object(data, name, options), None
+        own = {}
+    programs = [_completed(program, options) for program in chosen_programs(found, options.program)]
+    if not is_object and (options.btf or any(_needs_types(program) for program in programs)):
+        btf = read_types(options.btf) if options.btf else Btf.vmlinux()
+        programs = [relocate(program, btf) for program in programs]
+    judged = _mirror_options(options)
+    reports = [
+        _with_near_names(
+            verify(program, found.maps, btf, own=own.get(program.name), profile=profile, options=judged), program, btf
+        )
+        for program in programs
+    ]
+    _print(reports, name, options)
+    for note in _notes(reports, profile, is_of_host=btf is not None and not options.btf):
+        print(f"actplane: {note}", file=sys.stderr)
+    return Exit.OK if all(report.is_accepted for report in reports) else Exit.MIRROR_REFUSED
+
+
+def _print(reports: list[Report], name: str, options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([report.as_json() for report in reports], indent=2))
     elif options.sarif:
-        print(json.dumps(sarif_log(reports, options.file), indent=2))
+        print(json.dumps(sarif_log(reports, name), indent=2))
     else:
         for report in reports:
             for line in report.log:
                 print(line)
             print(report)
-    return Exit.OK if all(report.is_accepted for report in reports) else Exit.MIRROR_REFUSED
 
 
-def _profile(name: str) -> KernelProfile:
-    return host_profile() if name == "host" else profile_of(name)
+def _notes(reports: list[Report], profile: KernelProfile, *, is_of_host: bool) -> Iterator[str]:
+    """Yield what whoever relies on the answers should know of them."""
+    newest = max(known.version for known in PROFILES.values())
+    if profile.version > newest:
+        yield f"the mirror knows Linux {newest[0]}.{newest[1]} and older: {profile.name} is judged by that"
+    running = platform.release()
+    if is_of_host and not re.match(r"{}\.{}\b".format(*profile.version), running):
+        yield f"the types are those of the running kernel, {running}: --btf FILE gives those of {profile.name}"
+    for id_ in dict.fromkeys(report.refusal.id for report in reports if report.refusal is not None):
+        yield f"`actplane refusal {id_}` shows an example and its repair"
 
 
-def _judge(program: Program, found: Object, profile: KernelProfile, options: argparse.Namespace) -> Report:
-    program = _completed(program, options)
-    needs_types = options.btf is not None or program.attach_to is not None or _has_kernel_symbols(program)
-    btf = (read_types(options.btf) if options.btf else Btf.vmlinux()) if needs_types else None
-    if btf is not None:
-        program = relocate(program, btf)
-    maps = {spec.name: spec for spec in found.maps}
-    return verify(program, maps, btf, profile=profile, options=_mirror_options(options))
+_PREFIXES = {
+    ProgType.BPF_PROG_TYPE_LSM: "bpf_lsm_",
+    AttachType.BPF_TRACE_RAW_TP: "btf_trace_",
+    AttachType.BPF_TRACE_ITER: "bpf_iter_",
+}
+"""What the names of hooks, tracepoints and iterators begin with in a kernel's types."""
 
 
-def _judge_elf(data: bytes, name: str, profile: KernelProfile, options: argparse.Namespace) -> list[Report]:
-    linked, btf = link_for_kernel(data, name, options, profile)
-    maps = {spec.name: spec for spec in linked.object.maps}
-    judged = _mirror_options(options)
-    return [
-        verify(
-            _completed(program, options),
-            maps,
-            btf,
-            own=own_types(linked, program.name),
-            profile=profile,
-            options=judged,
-        )
-        for program in chosen_programs(linked.object, options.program)
-    ]
+def _with_near_names(report: Report, program: Program, types: Btf | None) -> Report:
+    """Return a report that says which hook or function may have been meant, if it is refused for want of one."""
+    name = program.attach_to
+    if report.refusal is None or report.refusal.id != "attach" or types is None or not name:
+        return report
+    prefix = _PREFIXES.get(program.prog_type) or (_PREFIXES.get(program.attach_type, "") if program.attach_type else "")
+    kind = Kind.BTF_KIND_TYPEDEF if prefix == "btf_trace_" else Kind.BTF_KIND_FUNC
+    if types.id_of(kind, prefix + name) is not None:
+        return report
+    known = {
+        found.removeprefix(prefix)
+        for found in types.names_starting(prefix or name[:2])
+        if types.id_of(kind, found) is not None
+    }
+    near = difflib.get_close_matches(name.removeprefix(prefix), known)
+    if not near:
+        return report
+    return replace(report, refusal=replace(report.refusal, hint=f"did you mean {' or '.join(near)}?"))
 
 
 def _mirror_options(options: argparse.Namespace) -> Options:
@@ -122,11 +207,7 @@ def _completed(program: Program, options: argparse.Namespace) -> Program:
     if options.attach is not None:
         changes["attach_to"] = options.attach
     if options.attach_type is not None:
-        name = options.attach_type.upper()
-        name = name if name.startswith("BPF_") else f"BPF_{name}"
-        if name not in AttachType.__members__:
-            raise InputError(f"--attach-type {options.attach_type}: no such attach type")
-        changes["attach_type"] = AttachType[name]
+        changes["attach_type"] = options.attach_type
     if options.sleepable:
         changes["is_sleepable"] = True
     program = replace(program, **changes)
@@ -135,5 +216,8 @@ def _completed(program: Program, options: argparse.Namespace) -> Program:
     return program
 
 
-def _has_kernel_symbols(program: Program) -> bool:
-    return any(type(insn.symbol).__name__ in ("Field", "EnumValue", "TypeSize") for insn in program.insns)
+def _needs_types(program: Program) -> bool:
+    """Return whether a program attaches to a function or a hook, or names parts of the kernel's types."""
+    return program.attach_to is not None or any(
+        type(insn.symbol).__name__ in ("Field", "EnumValue", "TypeSize") for insn in program.insns
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any
 
 from actplane.errors import VerifyError
@@ -58,8 +59,14 @@ class Refusal:
         lines = [str(self.error())]
         if self.path:
             lines.append("    path:")
-            lines.extend(f"      {step}" for step in self.path)
+            for step, times in _counted(self.path):
+                lines.append(f"      {step}" + (f"     ({times} times)" if times > 1 else ""))
         return "\n".join(lines)
+
+
+def _counted(path: tuple[Step, ...]) -> list[tuple[Step, int]]:
+    """Return the steps of a path; what is taken again and again, as in a loop, once with how often."""
+    return [(step, len(list(again))) for step, again in groupby(path)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +107,7 @@ class Report:
         return self
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain data for a program to read."""
+        """Return plain data for a program to read; docs/verify.md says what each key means."""
         refusal = None
         if self.refusal is not None:
             refusal = {
@@ -122,6 +129,7 @@ class Report:
             "accepted": self.is_accepted,
             "refusal": refusal,
             "statistics": asdict(self.statistics),
+            "log": list(self.log),
         }
 
     def __str__(self) -> str:

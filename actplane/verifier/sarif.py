@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import quote
 
+from actplane import __version__
 from actplane.source import Span
+from actplane.verifier.pages import page_of
 from actplane.verifier.report import Refusal, Report
 from actplane.verifier.tables.refusals import CATALOGUE
 
@@ -25,7 +27,7 @@ def sarif_log(reports: Iterable[Report], artifact: str) -> dict[str, Any]:
         {
             "id": id_,
             "shortDescription": {"text": CATALOGUE[id_].title},
-            "help": {"text": CATALOGUE[id_].hint},
+            "help": {"text": CATALOGUE[id_].hint, "markdown": page_of(id_)},
         }
         for id_ in ids
     ]
@@ -34,7 +36,7 @@ def sarif_log(reports: Iterable[Report], artifact: str) -> dict[str, Any]:
         "version": "2.1.0",
         "runs": [
             {
-                "tool": {"driver": {"name": "actplane verify", "rules": rules}},
+                "tool": {"driver": {"name": "actplane verify", "version": __version__, "rules": rules}},
                 "results": [_result(report, refusal, ids, artifact) for report, refusal in refusals],
             }
         ],
@@ -51,8 +53,9 @@ def _result(report: Report, refusal: Refusal, ids: list[str], artifact: str) -> 
         "ruleId": refusal.id,
         "ruleIndex": ids.index(refusal.id),
         "level": "error",
-        "message": {"text": f"{report.program}{where}: {refusal.claim}"},
+        "message": {"text": f"{report.program}{where}: {refusal.claim} (Linux {report.kernel})"},
         "locations": [place],
+        "properties": {"kernel": report.kernel, "state": refusal.state, "hint": refusal.hint},
     }
     if refusal.path:
         steps = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -38,7 +38,7 @@ _PATH_STEPS: Final = 40
 
 def verify(
     program: Program,
-    maps: Mapping[str, MapSpec],
+    maps: Mapping[str, MapSpec] | Iterable[MapSpec] = (),
     types: TypeProvider | None = None,
     *,
     own: OwnTypes | None = None,
@@ -48,18 +48,38 @@ def verify(
     """
     Judge a program as a kernel's verifier would.
 
-    Shape:  `program.insns` with jumps and calls resolved to numbers, maps as symbols that name entries
-            of `maps`; `types` is the kernel's BTF, which programs that attach to kernel functions
-            need; `own` is the program's own BTF, where it has any.
-    Raises: nothing about the program: that is in the report. InternalError for our own bugs.
+    Shape:  `program.insns` with jumps and calls resolved to numbers, maps as symbols that name those in
+            `maps`; `types` is the kernel's BTF, which programs that attach to kernel functions need;
+            `own` is the program's own BTF, where it has any; `profile` is the kernel, by default
+            `DEFAULT`, else one of `PROFILES` or what `profile_of` makes of a release; `options` are
+            privileges, budgets, and whether a log is wanted.
+    Raises: nothing about the program: that is in the report. TypeError for an argument that is
+            something else, InternalError for our own bugs.
+
+    >>> from actplane.asm.assembler import assemble_object
+    >>> from actplane.verifier import profile_of
+    >>> text = ".prog demo xdp\\nr0 = *(u32 *)(r3 +0)\\nexit\\n"
+    >>> source = assemble_object(text, name="demo.s")
+    >>> report = verify(source.programs[0], source.maps, profile=profile_of("6.1"))
+    >>> report.is_accepted, report.refusal.id, report.refusal.slot
+    (False, 'uninitialized-register', 0)
     """
     profile = profile or DEFAULT
     options = options or Options()
+    _expect("program", program, Program, "verify each of the `programs` of an Object")
+    _expect("profile", profile, KernelProfile, "profile_of() makes one of a name")
+    _expect("options", options, Options, "as in Options(is_privileged=False)")
+    maps = maps if isinstance(maps, Mapping) else {spec.name: spec for spec in maps}
     started = time.perf_counter()
     with _paused_collector():
         report = _judge(Subject(program, {}, types, own), maps, profile, options)
         scalar.forget()
     return replace(report, statistics=replace(report.statistics, seconds=time.perf_counter() - started))
+
+
+def _expect(name: str, got: object, kind: type, hint: str) -> None:
+    if not isinstance(got, kind):
+        raise TypeError(f"{name}: got {type(got).__name__}, expected {kind.__name__}: {hint}")
 
 
 @contextmanager
@@ -151,6 +171,8 @@ def _check_program(program: Program, layout: Layout, profile: KernelProfile, opt
     if layout.size > limit:
         refuse("program-too-large", -1, f"{layout.size} instructions, {limit} are allowed")
     kind, target = program.prog_type, program.attach_type
+    if kind is ProgType.BPF_PROG_TYPE_UNSPEC:
+        refuse("attach", -1, "the program has no type")
     if kind is ProgType.BPF_PROG_TYPE_EXT:
         refuse("target-not-modelled", -1, "an EXT program replaces a function of another program, which is not given")
     if program.is_sleepable:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from actplane.asm.assembler import assemble_object
+from actplane.asm.uapi import ProgType
 from actplane.cli import main
 from actplane.cli.exits import Exit
 from actplane.pytest_plugin import AssertVerifies, assert_verifies
+from actplane.verifier import verify
 from actplane.verifier.kernel_log import id_of_message, parse_kernel_log
 from tests.verifier import corpus
 
@@ -77,9 +83,83 @@ def test_older_kernels_refuse_what_they_lack(tmp_path: Path) -> None:
         assert main(["verify", path, "--type", "raw_tracepoint", "--kernel", kernel, "--btf", vmlinux()]) == status
 
 
-def test_unknown_kernel_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", write(tmp_path, GOOD), "--type", "xdp", "--kernel", "banana"]) == Exit.FAILURE
-    assert "banana" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--kernel", "banana"], "kernel 'banana': got no version, expected one of 5.10"),
+        (["--kernel", "4.19"], "kernel '4.19': too old"),
+        (["--attach-type", "trace_fenty"], "no attach type 'trace_fenty': expected BPF_TRACE_FENTRY"),
+        (["--budget-insns", "0"], "got '0', expected a number above 0"),
+        (["--budget-seconds", "nan"], "got 'nan', expected a number above 0"),
+        (["--budget-seconds", "soon"], "got 'soon', expected a number above 0"),
+        (["--json", "--sarif"], "not allowed with"),
+        (["--type", "unspec"], "invalid choice"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_said(
+    words: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["verify", "program.s", *words])
+    assert raised.value.code == Exit.USAGE
+    assert complaint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--type", "lsm", "--attach", "file_opne"], "did you mean file_open"),
+        (["--type", "lsm", "--attach", "bpf_lsm_file_open"], "did you mean file_open"),
+        (
+            ["--type", "tracing", "--attach-type", "trace_raw_tp", "--attach", "sched_swich"],
+            "did you mean sched_switch",
+        ),
+        (["--type", "tracing", "--attach-type", "trace_fentry", "--attach", "vfs_raed"], "vfs_read"),
+        (["--type", "tracing", "--attach-type", "trace_fentry", "--attach", "zzzzzzz"], "check the attach type"),
+    ],
+)
+def test_a_hook_that_does_not_exist_has_neighbours(
+    arguments: list[str], hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", write(tmp_path, GOOD), *arguments, "--btf", vmlinux()]) == Exit.MIRROR_REFUSED
+    assert hint in capsys.readouterr().out
+
+
+def test_types_of_another_kernel_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program = [write(tmp_path, GOOD), "--type", "lsm", "--attach", "file_open", "--kernel", "5.10"]
+    assert main(["verify", *program, "--btf", vmlinux()]) == Exit.OK
+    assert capsys.readouterr().err == ""
+    assert main(["verify", *program]) == Exit.OK
+    assert "the types are those of the running kernel" in capsys.readouterr().err
+
+
+def test_a_kernel_newer_than_the_mirror_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", write(tmp_path, GOOD), "--type", "xdp", "--kernel", "99.9"]) == Exit.OK
+    assert "99.9 is judged by that" in capsys.readouterr().err
+
+
+def test_a_file_that_holds_no_types_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, GOOD)
+    assert main(["verify", path, "--type", "xdp", "--btf", path]) == Exit.FAILURE
+    assert f"actplane: {path}: these are not the types of a kernel: " in capsys.readouterr().err
+
+
+def test_json_has_the_keys_that_its_page_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "verify.md").read_text()
+    named = set(re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE))
+    main(["verify", write(tmp_path, BAD), "--type", "xdp", "--json", "--log"])
+    (report,) = json.loads(capsys.readouterr().out)
+    assert report["log"][0] == "0: R1=ctx() R10=fp0"
+    given = set(report)
+    for part in ("refusal", "statistics"):
+        given |= {f"{part}.{key}" for key in report[part]}
+    assert given == named
+
+
+def test_steps_that_repeat_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "r6 = 0\nagain:\ncall bpf_get_prandom_u32\nif r0 != 0 goto again\nexit\n"
+    main(["verify", write(tmp_path, text), "--type", "xdp"])
+    assert re.search(r"r0 != 0 holds .*\(\d times\)\n$", capsys.readouterr().out)
 
 
 def test_plugin_judges(assert_verifies: AssertVerifies) -> None:
@@ -87,8 +167,48 @@ def test_plugin_judges(assert_verifies: AssertVerifies) -> None:
     bad = assemble_object(".prog main xdp\n" + BAD, name="bad").programs[0]
     assert_verifies(good, kernels=("5.10", "6.1", "7.2"))
     assert_verifies(bad, refusal="uninitialized-register")
-    with pytest.raises(pytest.fail.Exception):
-        assert_verifies(bad)
+    assert_verifies(good, kernels="6.1")
+    with pytest.raises(pytest.fail.Exception) as failed:
+        assert_verifies(bad, kernels=("5.10", "7.2"))
+    said = str(failed.value)
+    assert said.startswith("expected main to be accepted, got for 2 of 2 kernels:\nmain: refused for Linux 5.10\n")
+    assert "main: refused for Linux 7.2" in said
+    with pytest.raises(ValueError, match="did you mean 'null-dereference'"):
+        assert_verifies(bad, refusal="null-derefernce")
+
+
+def test_plugin_is_found_in_another_project(tmp_path: Path) -> None:
+    """With `-p`, which is also how pytest loads what an installed package names."""
+    (tmp_path / "test_mine.py").write_text(
+        "from actplane.asm.assembler import assemble_object\n"
+        "def test_it(assert_verifies):\n"
+        "    found = assemble_object('.prog main xdp\\nr0 = 2\\nexit\\n', name='mine.s')\n"
+        "    assert_verifies(found.programs[0], found.maps, kernels=('5.10', '7.2'))\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "actplane.pytest_plugin", "-p", "no:cacheprovider", "."]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"program": b"\x95"}, "program: got bytes, expected Program"),
+        ({"profile": "6.1"}, "profile: got str, expected KernelProfile: profile_of()"),
+        ({"options": {"is_privileged": False}}, "options: got dict, expected Options"),
+    ],
+)
+def test_the_door_says_what_it_takes(arguments: dict[str, Any], complaint: str) -> None:
+    program = assemble_object(".prog main xdp\n" + GOOD, name="good").programs[0]
+    with pytest.raises(TypeError, match=re.escape(complaint)):
+        verify(**{"program": program, **arguments})
+
+
+def test_a_program_of_no_type_is_refused() -> None:
+    program = assemble_object(GOOD, name="good", prog_type=ProgType.BPF_PROG_TYPE_UNSPEC).programs[0]
+    report = verify(program)
+    assert report.refusal is not None
+    assert report.refusal.id == "attach"
 
 
 @pytest.mark.parametrize(
