@@ -70,7 +70,7 @@ def assert_verifies() -> AssertVerifies:
         wrong = [report for report in reports if (report.refusal.id if report.refusal else None) != refusal]
         if wrong:
             wanted = f"refused for {refusal}" if refusal else "accepted"
-            head = f"expected {program.name} to be {wanted}, got for {len(wrong)} of {len(reports)} kernels:"
+            head = f"expected {program.name} to be {wanted}; for {len(wrong)} of {len(reports)} kernels it is not:"
             pytest.fail("\n".join([head, *map(str, wrong)]), pytrace=False)
         return reports
 

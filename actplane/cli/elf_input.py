@@ -36,6 +36,22 @@ def read_types(path: str) -> Btf:
         raise InputError(f"{path}: these are not the types of a kernel: {error}") from error
 
 
+def types_for_kernel(options: argparse.Namespace, *, is_needed: bool) -> Btf | None:
+    """
+    Return the types of --btf, else those of the running kernel, if it describes them.
+
+    Raises: InputError, also if types are needed and there are none.
+    """
+    if options.btf:
+        return read_types(options.btf)
+    try:
+        return Btf.vmlinux()
+    except UnsupportedFeature as error:
+        if is_needed:
+            raise InputError(f"this needs a kernel's types: {error}\n    hint: give them with --btf FILE") from error
+        return None
+
+
 def link_for_kernel(
     data: bytes, name: str, options: argparse.Namespace, profile: KernelProfile
 ) -> tuple[LinkedObject, Btf | None]:
@@ -44,11 +60,11 @@ def link_for_kernel(
 
     Shape:  the types are those of --btf, else of the running kernel; None if there are none and the
             object needs none.
-    Raises: InputError, ElfError, UnsupportedFeature.
+    Raises: InputError, ElfError.
     """
     found = read_elf(data, name)
     only = options.program if options.program in found.program_names else None
-    types = read_types(options.btf) if options.btf else _running_types(is_needed=found.needs_kernel)
+    types = types_for_kernel(options, is_needed=found.needs_kernel)
     if types is None:
         return found.link(only=only), None
     target = Target(types, (*profile.version, profile.patch), _config(options))
@@ -66,15 +82,6 @@ def _config(options: argparse.Namespace) -> Mapping[str, str] | None:
         return read_config(Path(options.kconfig).read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{options.kconfig}: cannot be read: {error}") from error
-
-
-def _running_types(*, is_needed: bool) -> Btf | None:
-    try:
-        return Btf.vmlinux()
-    except UnsupportedFeature:
-        if is_needed:
-            raise
-        return None
 
 
 def own_types(linked: LinkedObject, program: str) -> OwnTypes:

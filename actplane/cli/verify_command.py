@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from actplane.asm.program import Program
 from actplane.asm.uapi import AttachType, ProgType
 from actplane.cli.asm_input import InputError, add_program_argument, chosen_programs, parse_object, read_data
-from actplane.cli.elf_input import link_for_kernel, own_types, read_types
+from actplane.cli.elf_input import link_for_kernel, own_types, types_for_kernel
 from actplane.cli.exits import Exit
 from actplane.errors import ActplaneError
 from actplane.loader.btf import Btf
@@ -87,7 +87,7 @@ def _attach_type(text: str) -> AttachType:
     """Return the attach type of a name. Raises ArgumentTypeError with the names that come near."""
     name = "BPF_" + text.upper().removeprefix("BPF_")
     if name not in AttachType.__members__:
-        near = difflib.get_close_matches(name, AttachType.__members__)
+        near = difflib.get_close_matches(name, AttachType.__members__, cutoff=0.7)
         raise argparse.ArgumentTypeError(
             f"no attach type {text!r}" + (f": expected {' or '.join(near)}" if near else "")
         )
@@ -119,12 +119,13 @@ def run(options: argparse.Namespace) -> int:
         found = linked.object
         own = {program.name: own_types(linked, program.name) for program in found.programs}
     else:
-        found, btf = parse_object(data, name, options), None
+        found = parse_object(data, name, options)
         own = {}
     programs = [_completed(program, options) for program in chosen_programs(found, options.program)]
-    if not is_object and (options.btf or any(_needs_types(program) for program in programs)):
-        btf = read_types(options.btf) if options.btf else Btf.vmlinux()
-        programs = [relocate(program, btf) for program in programs]
+    needs_types = is_object or any(_needs_types(program) for program in programs)
+    if not is_object:
+        btf = types_for_kernel(options, is_needed=needs_types)
+        programs = [relocate(program, btf) for program in programs] if btf is not None else programs
     judged = _mirror_options(options)
     reports = [
         _with_near_names(
@@ -133,7 +134,7 @@ def run(options: argparse.Namespace) -> int:
         for program in programs
     ]
     _print(reports, name, options)
-    for note in _notes(reports, profile, is_of_host=btf is not None and not options.btf):
+    for note in _notes(reports, profile, is_of_host=needs_types and btf is not None and not options.btf):
         print(f"actplane: {note}", file=sys.stderr)
     return Exit.OK if all(report.is_accepted for report in reports) else Exit.MIRROR_REFUSED
 
@@ -162,6 +163,7 @@ def _notes(reports: list[Report], profile: KernelProfile, *, is_of_host: bool) -
         yield f"`actplane refusal {id_}` shows an example and its repair"
 
 
+_BTF_ATTACHED = (ProgType.BPF_PROG_TYPE_LSM, ProgType.BPF_PROG_TYPE_TRACING)
 _PREFIXES = {
     ProgType.BPF_PROG_TYPE_LSM: "bpf_lsm_",
     AttachType.BPF_TRACE_RAW_TP: "btf_trace_",
@@ -173,8 +175,12 @@ _PREFIXES = {
 def _with_near_names(report: Report, program: Program, types: Btf | None) -> Report:
     """Return a report that says which hook or function may have been meant, if it is refused for want of one."""
     name = program.attach_to
-    if report.refusal is None or report.refusal.id != "attach" or types is None or not name:
+    if report.refusal is None or report.refusal.id != "attach" or types is None:
         return report
+    if program.prog_type not in _BTF_ATTACHED:
+        return report
+    if not name:
+        return replace(report, refusal=replace(report.refusal, hint="name it with --attach, or attach_to= in the text"))
     prefix = _PREFIXES.get(program.prog_type) or (_PREFIXES.get(program.attach_type, "") if program.attach_type else "")
     kind = Kind.BTF_KIND_TYPEDEF if prefix == "btf_trace_" else Kind.BTF_KIND_FUNC
     if types.id_of(kind, prefix + name) is not None:
@@ -184,7 +190,7 @@ def _with_near_names(report: Report, program: Program, types: Btf | None) -> Rep
         for found in types.names_starting(prefix or name[:2])
         if types.id_of(kind, found) is not None
     }
-    near = difflib.get_close_matches(name.removeprefix(prefix), known)
+    near = difflib.get_close_matches(name.removeprefix(prefix), known, cutoff=0.75)
     if not near:
         return report
     return replace(report, refusal=replace(report.refusal, hint=f"did you mean {' or '.join(near)}?"))

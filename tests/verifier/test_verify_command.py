@@ -15,6 +15,7 @@ from actplane.asm.assembler import assemble_object
 from actplane.asm.uapi import ProgType
 from actplane.cli import main
 from actplane.cli.exits import Exit
+from actplane.loader import btf as btf_module
 from actplane.pytest_plugin import AssertVerifies, assert_verifies
 from actplane.verifier import verify
 from actplane.verifier.kernel_log import id_of_message, parse_kernel_log
@@ -138,6 +139,30 @@ def test_a_kernel_newer_than_the_mirror_is_said(tmp_path: Path, capsys: pytest.C
     assert "99.9 is judged by that" in capsys.readouterr().err
 
 
+def test_the_running_kernels_types_are_taken_without_being_named(tmp_path: Path) -> None:
+    vmlinux()
+    text = "call bpf_get_current_task_btf\nr0 = *(u32 *)(r0 +0)\nr0 = 0\nexit\n"
+    assert main(["verify", write(tmp_path, text), "--type", "raw_tracepoint"]) == Exit.OK
+
+
+def test_types_that_are_needed_and_missing_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(btf_module, "VMLINUX_PATH", tmp_path / "vmlinux")
+    btf_module.Btf.vmlinux.cache_clear()
+    path = write(tmp_path, GOOD)
+    assert main(["verify", path, "--type", "xdp"]) == Exit.OK
+    assert main(["verify", path, "--type", "lsm", "--attach", "file_open"]) == Exit.FAILURE
+    assert "this needs a kernel's types: " in (said := capsys.readouterr().err)
+    assert "hint: give them with --btf FILE" in said
+    btf_module.Btf.vmlinux.cache_clear()
+
+
+def test_a_hook_that_is_not_named_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", write(tmp_path, GOOD), "--type", "lsm", "--btf", vmlinux()]) == Exit.MIRROR_REFUSED
+    assert "hint: name it with --attach" in capsys.readouterr().out
+
+
 def test_a_file_that_holds_no_types_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, GOOD)
     assert main(["verify", path, "--type", "xdp", "--btf", path]) == Exit.FAILURE
@@ -171,7 +196,9 @@ def test_plugin_judges(assert_verifies: AssertVerifies) -> None:
     with pytest.raises(pytest.fail.Exception) as failed:
         assert_verifies(bad, kernels=("5.10", "7.2"))
     said = str(failed.value)
-    assert said.startswith("expected main to be accepted, got for 2 of 2 kernels:\nmain: refused for Linux 5.10\n")
+    assert said.startswith(
+        "expected main to be accepted; for 2 of 2 kernels it is not:\nmain: refused for Linux 5.10\n"
+    )
     assert "main: refused for Linux 7.2" in said
     with pytest.raises(ValueError, match="did you mean 'null-dereference'"):
         assert_verifies(bad, refusal="null-derefernce")
