@@ -23,7 +23,7 @@ from actplane.verifier.paths.jump_tables import places_of_tables
 from actplane.verifier.paths.state import State
 from actplane.verifier.paths.verification import Options, Subject, Verification
 from actplane.verifier.report import Refusal, Report, Statistics, Step
-from actplane.verifier.rules import global_functions, kfuncs, map_rules, stack_depth
+from actplane.verifier.rules import global_functions, kernel_symbols, kfuncs, map_rules, stack_depth
 from actplane.verifier.rules.global_functions import GlobalFunction
 from actplane.verifier.rules.subprograms import entry_state
 from actplane.verifier.tables.instruction_versions import fields_of, refusable_unseen, why_refused_unseen
@@ -33,6 +33,7 @@ from actplane.verifier.tables.refusals import CATALOGUE, Refused, refuse
 scalar.settle()  # the modules above hold ranges
 
 UNPRIVILEGED_SLOTS: Final = 4096
+MAX_FUNCTIONS: Final = 256
 _PATH_STEPS: Final = 40
 
 
@@ -50,7 +51,8 @@ def verify(
 
     Shape:  `program.insns` with jumps and calls resolved to numbers, maps as symbols that name those in
             `maps`; `types` is the kernel's BTF, which programs that attach to kernel functions need;
-            `own` is the program's own BTF, where it has any; `profile` is the kernel, by default
+            `own` is the program's own BTF, where it has any (without it the mirror takes for granted that
+            the loader describes the functions, each with a result, as kernels want it); `profile` is the kernel, by default
             `DEFAULT`, else one of `PROFILES` or what `profile_of` makes of a release; `options` are
             privileges, budgets, and whether a log is wanted.
     Raises: nothing about the program: that is in the report. TypeError for an argument that is
@@ -111,12 +113,16 @@ def _judge(subject: Subject, maps: Mapping[str, MapSpec], profile: KernelProfile
         _check_unseen(layout, profile)
         tables = places_of_tables(layout, subject.maps, is_privileged=options.is_privileged)
         code = Code(layout, allows_loops=options.is_privileged, roots=roots, tables=tables)
+        if len(code.starts) > MAX_FUNCTIONS:
+            claim = f"{len(code.starts)} functions, {MAX_FUNCTIONS} are allowed"
+            refuse("program-too-large", code.starts[MAX_FUNCTIONS], claim)
         is_operation = program.prog_type is ProgType.BPF_PROG_TYPE_STRUCT_OPS
         subject.attach = (struct_ops if is_operation else attach).find(program, subject.types, profile)
         v = Verification(subject, code, profile, options)
         kfuncs.prepare(v)
         engine = Engine(v)
         map_rules.check_maps(v)
+        kernel_symbols.check_addresses(v)
         _walk(engine)
     except Refused as refused:
         refusal = _refusal(engine, program, refused)

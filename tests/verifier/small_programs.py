@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from actplane.asm.assembler import assemble_object
 from actplane.asm.insn import Insn
-from actplane.asm.isa import CALL, LD_IMM64, PSEUDO_CALL, PSEUDO_FUNC
+from actplane.asm.isa import CALL, LD_IMM64, PSEUDO_BTF_ID, PSEUDO_CALL, PSEUDO_FUNC
 from actplane.asm.program import MapSpec, Program
 from actplane.loader.btf_types import BtfType, Kind, Linkage, Member
 from actplane.loader.btf_write import BtfWriter
@@ -151,6 +151,12 @@ def _format(text: str, length: int, id_: str = "") -> SmallProgram:
     )
 
 
+def _functions(count: int) -> str:
+    """Return a program of a number of functions, the main one included."""
+    calls = "".join(f"call f{index}\n" for index in range(1, count))
+    return f"{calls}r0 = 0\nexit\n" + "".join(f"f{index}:\nr0 = 0\nexit\n" for index in range(1, count))
+
+
 BAD = "global-function"
 
 PROGRAMS_ABOUT_RULES: tuple[SmallProgram, ...] = (
@@ -172,6 +178,29 @@ PROGRAMS_ABOUT_RULES: tuple[SmallProgram, ...] = (
     ),
     SmallProgram("a socket moved by nothing", f"{SOCKET}r7 += 0\n{RELEASE}", "pointer-arithmetic"),
     SmallProgram("a map moved by nothing", f"{VALUE}r2 = map[m]\nr2 += 0\nr0 = 0\nexit"),
+    # What is refused although no path reaches it, and what is not.
+    *(_unseen(f"opcode {code:#04x}", Insn(code)) for code in (0x38, 0x8D, 0x8F, 0x96, 0x99, 0x9D, 0xFE)),
+    _unseen("load with a constant", Insn(0x79, 0, 1, 0, 5)),
+    _unseen("address of no kind", Insn(LD_IMM64, 1, 9)),
+    _unseen("address of no type", Insn(LD_IMM64, 1, PSEUDO_BTF_ID, 0, 99_999_999), id_="bad-map"),
+    _unseen("address of void", Insn(LD_IMM64, 1, PSEUDO_BTF_ID, 0, 1), id_="bad-map"),
+    _unseen("move with an offset", Insn(0xB7, 0, off=3), id_=""),
+    _unseen("atomic that does not exist", Insn(0xDB, 10, 1, -8, 0x77), id_=""),
+    _unseen("register 11", Insn(0xB7, 11), id_=""),
+    _unseen("helper that does not exist", Insn(CALL, imm=9999), id_=""),
+    SmallProgram(
+        "unseen kernel function without a license",
+        ".prog main socket_filter license=Proprietary\nr0 = 0\nif r0 == 0 goto end\n"
+        "call bpf_rcu_read_lock#kfunc\nend:\nexit",
+        "gpl-required",
+    ),
+    # Where programs are attached, and how many functions they have.
+    SmallProgram("nowhere", ".prog main sk_lookup\nr0 = 1\nexit", "attach"),
+    SmallProgram("somewhere else", ".prog main xdp attach_type=BPF_SK_LOOKUP\nr0 = 1\nexit"),
+    SmallProgram("at a wrong place", ".prog main cgroup_skb attach_type=BPF_SK_LOOKUP\nr0 = 1\nexit", "attach"),
+    SmallProgram("at the first place", ".prog main cgroup_sock\nr0 = 1\nexit"),
+    SmallProgram("257 functions", _functions(257), "program-too-large"),
+    SmallProgram("256 functions", _functions(256)),
     # References of those who called.
     SmallProgram(
         "a tail call of a function, the caller holds a socket",

@@ -15,6 +15,7 @@ from actplane.verifier.domains.kinds import Flag, Kind
 from actplane.verifier.domains.scalar import between_signed
 from actplane.verifier.domains.types import BtfKind, Type, TypeProvider
 from actplane.verifier.paths.values import UNKNOWN_SCALAR, Pointer, Scalar, scalar
+from actplane.verifier.paths.verification import GPL_COMPATIBLE
 from actplane.verifier.tables.profiles import KernelProfile
 from actplane.verifier.tables.refusals import refuse
 
@@ -117,6 +118,53 @@ _SINCE: Final = {
 """Program and attach types that not every kernel knows."""
 
 
+_ADDRESS_POINTS: Final = """
+    INET4_BIND INET6_BIND INET4_CONNECT INET6_CONNECT UNIX_CONNECT UDP4_SENDMSG UDP6_SENDMSG UNIX_SENDMSG
+    UDP4_RECVMSG UDP6_RECVMSG UNIX_RECVMSG INET4_GETPEERNAME INET6_GETPEERNAME UNIX_GETPEERNAME
+    INET4_GETSOCKNAME INET6_GETSOCKNAME UNIX_GETSOCKNAME"""
+
+
+def _points(names: str) -> frozenset[AttachType]:
+    return frozenset(AttachType[f"BPF_{name}"] for name in names.split())
+
+
+_POINTS: Final = {
+    ProgType.BPF_PROG_TYPE_CGROUP_SOCK: _points(
+        "CGROUP_INET_SOCK_CREATE CGROUP_INET_SOCK_RELEASE CGROUP_INET4_POST_BIND CGROUP_INET6_POST_BIND"
+    ),
+    ProgType.BPF_PROG_TYPE_CGROUP_SOCK_ADDR: frozenset(
+        AttachType[f"BPF_CGROUP_{name}"] for name in _ADDRESS_POINTS.split()
+    ),
+    ProgType.BPF_PROG_TYPE_CGROUP_SKB: _points("CGROUP_INET_INGRESS CGROUP_INET_EGRESS"),
+    ProgType.BPF_PROG_TYPE_CGROUP_SOCKOPT: _points("CGROUP_SETSOCKOPT CGROUP_GETSOCKOPT"),
+    ProgType.BPF_PROG_TYPE_SK_LOOKUP: _points("SK_LOOKUP"),
+    ProgType.BPF_PROG_TYPE_SK_REUSEPORT: _points("SK_REUSEPORT_SELECT SK_REUSEPORT_SELECT_OR_MIGRATE"),
+    ProgType.BPF_PROG_TYPE_NETFILTER: _points("NETFILTER"),
+    ProgType.BPF_PROG_TYPE_SYSCALL: frozenset[AttachType](),
+}
+"""Kinds of programs of which the kernel wants to know where they will be attached, and where they may be."""
+_HAVE_FIRST_POINT: Final = frozenset(
+    {
+        ProgType.BPF_PROG_TYPE_CGROUP_SOCK,
+        ProgType.BPF_PROG_TYPE_CGROUP_SKB,
+        ProgType.BPF_PROG_TYPE_SK_REUSEPORT,
+        ProgType.BPF_PROG_TYPE_SYSCALL,
+    }
+)
+"""Those that need not say it."""
+
+
+def _check_point(program: Program) -> None:
+    """Refuse a kind of program where it cannot be attached. Source: bpf_prog_load_check_attach() of Linux 6.18."""
+    allowed, point = _POINTS.get(program.prog_type), program.attach_type
+    if allowed is None or point in allowed or (point is None and program.prog_type in _HAVE_FIRST_POINT):
+        return
+    kind = program.prog_type.name.removeprefix("BPF_PROG_TYPE_")
+    if point is None:
+        refuse("attach", -1, f"a {kind} program must say where it will be attached")
+    refuse("attach", -1, f"a {kind} program is not attached at {point.name}")
+
+
 def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -> AttachPoint | None:
     """
     Return what a TRACING or LSM program is attached to; None for other kinds of program.
@@ -127,6 +175,7 @@ def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -
         major, minor = _SINCE.get(kind.name, (0, 0)) if kind is not None else (0, 0)
         if not profile.at_least(major, minor):
             refuse("attach", -1, f"kernels know such programs since Linux {major}.{minor}")
+    _check_point(program)
     if program.prog_type not in BTF_ATTACHED:
         return None
     name = program.attach_to
@@ -136,6 +185,8 @@ def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -
         refuse("attach", -1, f"no kernel types are given, so nothing is known of {name!r}")
     is_lsm = program.prog_type is ProgType.BPF_PROG_TYPE_LSM
     if is_lsm:
+        if program.license not in GPL_COMPATIBLE:
+            refuse("gpl-required", -1, "LSM programs must have a GPL-compatible license")
         if name in DISABLED_HOOKS and profile.at_least(*DISABLED_HOOKS[name]):
             refuse("attach", -1, f"the LSM hook {name} is closed to programs")
         function = f"bpf_lsm_{name}"

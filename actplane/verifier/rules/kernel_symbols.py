@@ -6,14 +6,30 @@ Source: check_pseudo_btf_id() in kernel/bpf/verifier.c of Linux 6.18.
 
 from __future__ import annotations
 
+from typing import Final
+
+from actplane.asm.isa import PSEUDO_BTF_ID, PSEUDO_MAP_IDX_VALUE
 from actplane.verifier.domains.btf_walk import bare, is_struct, size_of, strip
 from actplane.verifier.domains.kinds import Flag, Kind
+from actplane.verifier.domains.tnum import U32
 from actplane.verifier.domains.types import BtfKind, TypeProvider
 from actplane.verifier.paths.values import Pointer
 from actplane.verifier.paths.verification import Verification
 from actplane.verifier.tables.refusals import refuse
 
-_PER_CPU_SECTION = ".data..percpu"
+_PER_CPU_SECTION: Final = ".data..percpu"
+_LAST_KIND: Final = PSEUDO_MAP_IDX_VALUE
+
+
+def check_addresses(v: Verification) -> None:
+    """Refuse addresses of what there is not, whether or not a path loads them."""
+    for slot in v.code.layout.addresses:
+        insn = v.code.at[slot]
+        assert insn is not None
+        if not 0 <= insn.src <= _LAST_KIND:
+            refuse("bad-instruction", slot, f"there is no kind {insn.src} of address that an ld_imm64 could load")
+        if insn.src == PSEUDO_BTF_ID and insn.symbol is None:
+            kernel_symbol(v, slot, insn.imm & U32)
 
 
 def kernel_symbol(v: Verification, slot: int, type_id: int) -> Pointer:

@@ -44,9 +44,12 @@ _RUNS_CALLBACK: Final = frozenset({"bpf_rbtree_add_impl"})
 
 
 def prepare(v: Verification) -> None:
-    """Note which calls advance iterators, and which run functions of the program."""
+    """Note which calls advance iterators, and which run functions of the program. Refuses all without a license."""
     for slot, insn in v.code.layout.insns_of({CALL}):
         if insn.src == PSEUDO_KFUNC_CALL and isinstance(insn.symbol, Kfunc):
+            if not v.is_gpl:
+                name = insn.symbol.name
+                refuse("gpl-required", slot, f"{name}: kernel functions are for GPL-compatible programs only")
             function = find_function(insn.symbol.name)
             if function is not None and "next" in function.flags:
                 v.code.mark_iter_next(slot)
@@ -89,8 +92,6 @@ def _problem(v: Verification, name: str) -> tuple[str, str] | None:
         return "kfunc-not-allowed", "the call names no kernel function"
     if v.subject.types is None:
         return "kfunc-not-allowed", f"{name}: no kernel types are given"
-    if not v.is_gpl:
-        return "gpl-required", f"{name}: kernel functions are for GPL-compatible programs only"
     function = find_function(name)
     if _prototype(v, name) is None or (function is not None and not v.profile.at_least(*function.since)):
         return "kfunc-not-allowed", f"the kernel has no function {name}"
