@@ -52,9 +52,9 @@ def verify(
     Shape:  `program.insns` with jumps and calls resolved to numbers, maps as symbols that name those in
             `maps`; `types` is the kernel's BTF, which programs that attach to kernel functions need;
             `own` is the program's own BTF, where it has any (without it the mirror takes for granted that
-            the loader describes the functions, each with a result, as kernels want it); `profile` is the kernel, by default
-            `DEFAULT`, else one of `PROFILES` or what `profile_of` makes of a release; `options` are
-            privileges, budgets, and whether a log is wanted.
+            the loader describes the functions, each with a result, as kernels want it); `profile` is
+            the kernel, by default `DEFAULT`, else one of `PROFILES` or what `profile_of` makes of a
+            release; `options` are privileges, budgets, and whether a log is wanted.
     Raises: nothing about the program: that is in the report. TypeError for an argument that is
             something else, InternalError for our own bugs.
 
