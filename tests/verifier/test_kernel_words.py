@@ -22,6 +22,7 @@ MESSAGES = {
     "arg#0 doesn't point to a type with bpf_refcount field": "allocated-object",
     "bpf_obj_new/bpf_percpu_obj_new type ID argument must be of a struct": "allocated-object",
     "R1 !read_ok": "uninitialized-register",
+    "invalid func unknown#-2147483648": "unknown-helper",
     "R1 has type scalar, expected PTR_TO_INSN": "jump-table",
     "no jump tables found for subprog starting at 7": "jump-table",
     "jump table for insn 4 points outside of the subprog [0,7]": "jump-table",

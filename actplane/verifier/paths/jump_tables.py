@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from actplane.asm.insn import MapFd, MapValue
 from actplane.asm.isa import LD_IMM64
-from actplane.asm.jump_tables import KEY_BYTES, VALUE_BYTES
+from actplane.asm.jump_tables import ADDRESS_BYTES, KEY_BYTES, VALUE_BYTES
 from actplane.verifier.domains.maps import MapFacts
 from actplane.verifier.paths.flow import Layout
 from actplane.verifier.tables.refusals import refuse
@@ -20,18 +20,23 @@ from actplane.verifier.tables.refusals import refuse
 def places_of_tables(layout: Layout, maps: Mapping[str, MapFacts], *, is_privileged: bool) -> list[list[int]]:
     """
     Return the slots that each jump table holds that the program names, ascending. Raises Refused for a
-    table that the kernel does not take.
+    table that the kernel does not take, and for an address in one that no place begins at.
     """
     found: dict[str, list[int]] = {}
     for slot in layout.addresses:
         insn = layout.at[slot]
         symbol = insn.symbol if insn is not None else None
         facts = maps.get(symbol.name) if isinstance(symbol, MapFd | MapValue) else None
-        if facts is None or not facts.is_jump_table or facts.spec.name in found:
+        if facts is None or not facts.is_jump_table:
             continue
+        name, count = facts.spec.name, facts.spec.max_entries
         if not is_privileged:
-            refuse("privileged-only", slot, f"{facts.spec.name!r} is a jump table, which privileged users make")
-        found[facts.spec.name] = _places(layout, slot, facts)
+            refuse("privileged-only", slot, f"{name!r} is a jump table, which privileged users make")
+        if name not in found:
+            found[name] = _places(layout, slot, facts)
+        at = symbol.offset_bytes if isinstance(symbol, MapValue) else 0
+        if at % ADDRESS_BYTES or not 0 <= at < facts.memory_bytes:
+            refuse("bad-map", slot, f"byte {at} of the jump table {name!r} begins no place: {count} of 8 bytes each")
     return list(found.values())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Final
 
 from actplane.asm.insn import MapFd, MapValue
-from actplane.asm.jump_tables import ADDRESS_BYTES
 from actplane.asm.uapi import MapType, ProgType
 from actplane.verifier.domains.maps import MapFacts
 from actplane.verifier.paths.verification import Verification
@@ -59,7 +58,7 @@ def check_maps(v: Verification) -> None:
             if facts.spec.type is MapType.BPF_MAP_TYPE_ARENA:
                 claim = f"{symbol.name!r} is an arena: memory shared with user space, which the mirror does not model"
                 refuse("arena-not-modelled", slot, claim)
-            if isinstance(symbol, MapValue):
+            if isinstance(symbol, MapValue) and not facts.is_jump_table:  # see jump_tables
                 _check_direct_value(slot, facts, symbol)
             if symbol.name not in seen:
                 seen.add(symbol.name)
@@ -70,12 +69,6 @@ def check_maps(v: Verification) -> None:
 
 def _check_direct_value(slot: int, facts: MapFacts, symbol: MapValue) -> None:
     spec = facts.spec
-    if facts.is_jump_table:
-        at = symbol.offset_bytes
-        if at % ADDRESS_BYTES or not 0 <= at < facts.memory_bytes:
-            claim = f"no place of the jump table {spec.name!r} is at byte {at}: {spec.max_entries} places of 8 bytes"
-            refuse("bad-map", slot, claim)
-        return
     if spec.type not in (MapType.BPF_MAP_TYPE_ARRAY,) or spec.max_entries != 1:
         refuse("bad-map", slot, f"the map {spec.name!r} has no single value to take the address of")
     if not 0 <= symbol.offset_bytes < spec.value_size:

@@ -16,11 +16,11 @@ from actplane.asm.isa import (
     CALLX,
     CLASS_MASK,
     DIV,
+    DW,
     END,
     GOTOL,
     GOTOX,
-    JMP,
-    JMP32,
+    LD_IMM64,
     LDX,
     MAY_GOTO,
     MEMSX,
@@ -76,7 +76,8 @@ _OPCODES_SINCE: Final = {
 }
 _LOADS: Final = frozenset(code for code in BY_CODE if code & CLASS_MASK == LDX)
 _STORES: Final = frozenset(code for code in BY_CODE if code & CLASS_MASK == STX)
-_CHECKED: Final = frozenset(code for code in range(256) if code & CLASS_MASK in (ALU, ALU64, JMP, JMP32))
+# Whose fields are looked at before any path is walked: not those of atomics, and of ld_imm64 elsewhere.
+_CHECKED: Final = frozenset(BY_CODE) - {LD_IMM64, *(STX | ATOMIC | size for size in (B, H, W, DW))}
 
 fields_of: Final[Callable[[Insn], tuple[Any, ...]]] = attrgetter("code", "dst", "src", "off", "imm", "symbol")
 """All that an instruction is, apart from its place: what to know equal instructions by."""

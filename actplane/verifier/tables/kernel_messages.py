@@ -14,7 +14,7 @@ from typing import Final
 # or a struct may be called anything, a word of the patterns below included.
 _SENTENCES: Final[tuple[tuple[str, str], ...]] = (
     (r"program of this type cannot use helper|helper call is not allowed in probe", "helper-not-allowed"),
-    (r"invalid func \S+#\d+|unknown func unknown#|failed to resolve CO-RE relocation", "unknown-helper"),
+    (r"invalid func \S+#-?\d+|unknown func unknown#|failed to resolve CO-RE relocation", "unknown-helper"),
     (r"unknown func ", "helper-not-allowed"),
     (r"calling kernel function|kernel function call|kfunc '.*' is referenced", "kfunc-not-allowed"),
     (r"metadata kfuncs require", "kfunc-not-allowed"),
