@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from actplane.asm.assembler import assemble_object
 from actplane.loader.btf import Btf
+from actplane.loader.btf_types import BtfType, Kind, Linkage, Member
+from actplane.loader.btf_write import BtfWriter
 from actplane.verifier import OwnTypes, verify
 from actplane.verifier.tables.profiles import PROFILES
 from tests.verifier.small_programs import PROGRAMS_ABOUT_RULES, SmallProgram
@@ -23,3 +26,48 @@ def test_rule(small: SmallProgram) -> None:
 
 def test_names_tell_the_programs_apart() -> None:
     assert len({one.name for one in PROGRAMS_ABOUT_RULES}) == len(PROGRAMS_ABOUT_RULES)
+
+
+def kernel_with(*takes: int, returns: int = 4) -> Btf:
+    """Return a kernel with one function, whose arguments have these sizes: 8 a pointer, from 16 on structs, 0 `...`."""
+    writer = BtfWriter()
+    u32, u64 = writer.integer("u32", 4), writer.integer("u64", 8)
+
+    def kind(size: int) -> int:
+        if size in (0, 4):
+            return u32 if size else 0
+        struct = BtfType(Kind.BTF_KIND_STRUCT, f"of{size}", size, members=(Member("a", u64),))
+        return writer.once(BtfType(Kind.BTF_KIND_PTR, target=writer.once(struct)) if size == 8 else struct)
+
+    params = tuple(Member(f"a{index}" if size else "", kind(size)) for index, size in enumerate(takes))
+    writer.func("traced", writer.func_proto(kind(returns), params), Linkage.BTF_FUNC_STATIC)
+    return Btf(writer.encode())
+
+
+@pytest.mark.parametrize(
+    ("takes", "returns", "off", "id_"),
+    [
+        ((4, 16, 8), 4, 8, "not-a-pointer"),
+        ((4, 16, 8), 4, 16, "not-a-pointer"),
+        ((4, 16, 8), 4, 24, ""),
+        ((4, 16, 8), 4, 32, "context-access"),
+        ((4, 24, 8), 4, 0, "attach"),
+        ((8,), 16, 0, "attach"),
+        ((8,) * 12, 4, 88, ""),
+        ((8,) * 13, 4, 0, "attach"),
+        ((8, 0), 4, 0, "attach"),
+    ],
+)
+def test_arguments_of_traced_functions(takes: tuple[int, ...], returns: int, off: int, id_: str) -> None:
+    head = ".prog main tracing attach_type=BPF_TRACE_FENTRY attach_to=traced\n"
+    text = f"{head}r2 = *(u64 *)(r1 +{off})\nr0 = *(u32 *)(r2 +0)\nr0 = 0\nexit"
+    found = assemble_object(text, name="test").programs[0]
+    refusal = verify(found, types=kernel_with(*takes, returns=returns), profile=PROFILES["6.18"]).refusal
+    assert (refusal.id if refusal is not None else "") == id_, refusal
+
+
+def test_lsm_programs_have_a_license() -> None:
+    text = ".prog main lsm attach_type=BPF_LSM_MAC attach_to=file_open license=Proprietary\nr0 = 0\nexit"
+    refusal = verify(assemble_object(text, name="test").programs[0], types=kernel_with()).refusal
+    assert refusal is not None
+    assert refusal.id == "gpl-required"

@@ -100,7 +100,6 @@ class AttachPoint:
     name: str
     args: tuple[Argument, ...]
     returns: Argument | None
-    returns_int: bool
     has_return_arg: bool
     """Whether the context holds the return value after the arguments (fexit, fmod_ret)."""
 
@@ -202,6 +201,8 @@ def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -
     proto = _prototype(types, function, is_tracepoint=program.attach_type is AttachType.BPF_TRACE_RAW_TP)
     if proto is None:
         refuse("attach", -1, f"the kernel's BTF has no {function}")
+    if program.attach_type is not AttachType.BPF_TRACE_RAW_TP:
+        _check_prototype(types, name, proto, profile)
     return _point(program, types, name, proto, profile)
 
 
@@ -261,6 +262,25 @@ def _check_function(program: Program, name: str, profile: KernelProfile) -> None
         refuse("sleeping", -1, f"the kernel function {name} does not run where sleeping is allowed")
 
 
+def _check_prototype(types: TypeProvider, name: str, proto: Type, profile: KernelProfile) -> None:
+    """
+    Refuse functions that a trampoline cannot call.
+
+    Source: btf_distill_func_proto() in kernel/bpf/btf.c of Linux 6.18.
+    """
+    if len(proto.members) > MAX_ARGS:
+        refuse("attach", -1, f"{name} has {len(proto.members)} arguments, programs are given {MAX_ARGS} at most")
+    if is_struct(bare(types, proto.target)):
+        refuse("attach", -1, f"{name} returns a struct")
+    for index, param in enumerate(proto.members):
+        found = bare(types, param.type_id)
+        if found is None:
+            refuse("attach", -1, f"{name} has a varying number of arguments")
+        is_small = found.kind == BtfKind.STRUCT and found.size <= 16 and profile.at_least(6, 1)
+        if not is_small and not is_number(found) and found.kind != BtfKind.PTR:
+            refuse("attach", -1, f"argument {index} of {name} is of a kind that programs are not given")
+
+
 def _prototype(types: TypeProvider, name: str, *, is_tracepoint: bool) -> Type | None:
     if is_tracepoint:
         type_id = types.id_of(BtfKind.TYPEDEF, name)
@@ -280,13 +300,18 @@ def _point(program: Program, types: TypeProvider, name: str, proto: Type, profil
     is_iter = program.attach_type is AttachType.BPF_TRACE_ITER
     flags = _trust(program, name, profile)
     nullable = NULLABLE_TRACEPOINT_ARGS.get(name, 0) if is_tracepoint and profile.at_least(6, 12) else 0
-    args = []
+    args: list[Argument] = []
     for index, param in enumerate(params[:MAX_ARGS]):
         extra = Flag.NULL if nullable >> index & 1 else 0
         if param.name.endswith("__nullable") or (is_iter and index):
             extra = Flag.NULL
         if (name, index) in _ITER_BUFFERS and is_iter:
             args.append(Argument(Pointer(Kind.BUF, flags=_ITER_BUFFERS[name, index])))
+            continue
+        found = bare(types, param.type_id)
+        if found is not None and found.kind == BtfKind.STRUCT and profile.at_least(6, 1):
+            # A struct by value is as many words as it has.
+            args += [Argument(UNKNOWN_SCALAR)] * -(-found.size // 8)
             continue
         args.append(argument(types, param.type_id, flags | extra, f"argument {index} of {name}"))
     returned = bare(types, proto.target)
@@ -298,7 +323,7 @@ def _point(program: Program, types: TypeProvider, name: str, proto: Type, profil
         AttachType.BPF_TRACE_FEXIT,
         AttachType.BPF_MODIFY_RETURN,
     ) or (program.prog_type is ProgType.BPF_PROG_TYPE_LSM and returned is not None)
-    return AttachPoint(name, tuple(args), returns, is_number(returned), has_return)
+    return AttachPoint(name, tuple(args), returns, has_return)
 
 
 def _trust(program: Program, name: str, profile: KernelProfile) -> int:

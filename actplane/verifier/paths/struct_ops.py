@@ -11,7 +11,7 @@ from typing import Final
 
 from actplane.asm.program import Program
 from actplane.asm.uapi import HelperId
-from actplane.verifier.domains.btf_walk import bare, is_number, pointee
+from actplane.verifier.domains.btf_walk import bare, pointee
 from actplane.verifier.domains.kinds import Flag
 from actplane.verifier.domains.types import BtfKind, Member, Type, TypeProvider
 from actplane.verifier.paths.attach import MAX_ARGS, Argument, AttachPoint, argument
@@ -109,7 +109,7 @@ def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -
         args.append(_promoted(types, known, argument(types, param.type_id, flags, f"argument {index} of {name}")))
     returned = bare(types, proto.target)
     returns = argument(types, proto.target, 0, f"what {name} returns") if returned is not None else None
-    return AttachPoint(f"{struct}.{name}", tuple(args), returns, is_number(returned), has_return_arg=False)
+    return AttachPoint(f"{struct}.{name}", tuple(args), returns, has_return_arg=False)
 
 
 def _prototype(types: TypeProvider, member: Member) -> Type | None:

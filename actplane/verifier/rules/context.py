@@ -64,7 +64,7 @@ def _attach_argument(v: Verification, slot: int, reg: int, off: int, size: int, 
     if index == len(args) and point.has_return_arg and point.returns is not None:
         argument = point.returns
     elif index >= len(args):
-        refuse("context-access", slot, f"{words}: it has {len(args)} arguments", reg)
+        refuse("context-access", slot, f"{words}, which end at {8 * len(args)}", reg)
     else:
         argument = args[index]
     if argument.problem:
