@@ -156,11 +156,8 @@ def slot_text(index: int, slot: Slot, frame_index: int = 0) -> str:
     return place + marks if slot.kinds.strip(bytes([INVALID])) else ""
 
 
-def insn_text(code: Code, slot: int) -> str:
-    """Return the instruction at a slot in the kernel's syntax."""
-    insn = code.at[slot]
-    if insn is None:
-        return ""
+def insn_text(insn: Insn) -> str:
+    """Return an instruction in the kernel's syntax."""
     try:
         return disassemble([insn]).strip()
     except EncodeError:
@@ -173,7 +170,9 @@ _COMPARED: Final = re.compile(r"^(if \w+ \S+) (-?\d+) goto")
 
 def _kernel_text(code: Code, slot: int) -> str:
     """Return the instruction as the kernel's log has it: jumps from pc, what is compared in hexadecimal."""
-    text = _TARGET.sub(r"goto pc\1", insn_text(code, slot))
+    insn = code.at[slot]
+    assert insn is not None
+    text = _TARGET.sub(r"goto pc\1", insn_text(insn))
     return _COMPARED.sub(lambda match: f"{match[1]} {int(match[2]) & U32:#x} goto", text)
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
+from actplane.asm.insn import Insn
 from actplane.asm.isa import CALL, PSEUDO_CALL, PSEUDO_FUNC, PSEUDO_KFUNC_CALL
 from actplane.asm.program import MapSpec, Program
 from actplane.asm.uapi import AttachType, ProgType
@@ -221,10 +222,12 @@ def _refusal(engine: Engine | None, program: Program, refused: Refused) -> Refus
     slot = refused.slot
     text = state = ""
     path: tuple[Step, ...] = ()
-    if engine is not None and 0 <= slot < engine.code.size:
-        text = insn_text(engine.code, slot)
-        if engine.processed:
-            state = state_text(engine.state, refused.regs)
+    insn = _insn_at(program, slot)
+    if insn is not None:
+        text = insn_text(insn)
+        if engine is not None and engine.processed:
+            # A register that is not set has no state: then those that are.
+            state = state_text(engine.state, refused.regs) or state_text(engine.state, _ALL_REGISTERS)
             path = _path(engine.state, engine.code)
     return Refusal(
         refused.id,
@@ -236,6 +239,18 @@ def _refusal(engine: Engine | None, program: Program, refused: Refused) -> Refus
         program.span_at(slot) if slot >= 0 else None,
         CATALOGUE[refused.id].hint,
     )
+
+
+_ALL_REGISTERS: Final = tuple(range(11))
+
+
+def _insn_at(program: Program, slot: int) -> Insn | None:
+    at = 0
+    for insn in program.insns:
+        if at == slot:
+            return insn
+        at += insn.slots
+    return None
 
 
 def _path(state: State, code: Code) -> tuple[Step, ...]:

@@ -231,6 +231,21 @@ def test_the_door_says_what_it_takes(arguments: dict[str, Any], complaint: str) 
         verify(**{"program": program, **arguments})
 
 
+@pytest.mark.parametrize(
+    ("text", "insn", "state"),
+    [
+        ("r0 = 1\nr0 = r5\nexit\n", "r0 = r5", "R0=1 R1=ctx() R10=fp0"),
+        ("r0 = 0\nexit\nr0 = 1\nexit\n", "r0 = 1", ""),
+        ("r0 = 0\ngoto +5\nexit\n", "goto +5", ""),
+    ],
+    ids=["an unset register", "unreachable", "before the walk"],
+)
+def test_a_refusal_shows_the_instruction_and_what_was_known(text: str, insn: str, state: str) -> None:
+    refusal = verify(assemble_object(".prog main xdp\n" + text, name="bad").programs[0]).refusal
+    assert refusal is not None
+    assert (refusal.insn_text, refusal.state) == (insn, state)
+
+
 def test_a_program_of_no_type_is_refused() -> None:
     program = assemble_object(GOOD, name="good", prog_type=ProgType.BPF_PROG_TYPE_UNSPEC).programs[0]
     report = verify(program)
