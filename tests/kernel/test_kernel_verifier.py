@@ -20,7 +20,16 @@ from tests.verifier.questions import FINITE, MAKERS, blob_of
 
 COUNT = int(os.environ.get("ACTPLANE_DIFFERENTIAL_COUNT", "120"))
 
-CATEGORIES = ("rules", "grammar", "grammar, mutated", "corpus, mutated", "documentation", "documentation, mutated")
+JUMPING = ("jump tables", "jump tables, mutated")
+CATEGORIES = (
+    "rules",
+    "grammar",
+    "grammar, mutated",
+    "corpus, mutated",
+    "documentation",
+    "documentation, mutated",
+    *JUMPING,
+)
 """What codegen emits is asked about in `test_verifier_policies.py`; the rest of the corpus costs too much here."""
 
 
@@ -42,6 +51,8 @@ def test_programs_get_the_kernels_verdict(category: str) -> None:
         types, profile = Btf.vmlinux(), host_profile()
     except ActplaneError as error:
         pytest.skip(f"needs the types of a kernel: {error}")
+    if category in JUMPING and not profile.at_least(6, 19):
+        pytest.skip("needs Linux 6.19 or newer, which has indirect jumps")
     tally = Tally(profile.name, 2026)
     count = min(COUNT, FINITE[category](2026, types)) if category in FINITE else COUNT
     with Asker(blob_of, types) as asker:

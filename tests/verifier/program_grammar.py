@@ -41,7 +41,7 @@ class NoSuchRegister(Exception):
 
 
 @dataclass
-class _Writer:
+class Writer:
     """One program being written: instructions, and what each register probably holds."""
 
     rng: random.Random
@@ -70,20 +70,20 @@ class _Writer:
         return sum(insn.slots for insn in self.insns[start:end])
 
 
-def _constant(w: _Writer) -> None:
+def _constant(w: Writer) -> None:
     reg = w.fresh()
     number = w.rng.choice(_INTERESTING) if w.rng.random() < 0.7 else w.rng.randrange(-(1 << 31), 1 << 31)
     w.emit(w.rng.choice((0xB7, 0xB4)), reg, imm=number)
     w.kinds[reg] = "scalar"
 
 
-def _move(w: _Writer) -> None:
+def _move(w: Writer) -> None:
     src, dst = w.rng.choice(list(w.kinds)), w.fresh()
     w.emit(0xBF if w.rng.random() < 0.85 else 0xBC, dst, src)
     w.kinds[dst] = w.kinds[src] if w.insns[-1].code == 0xBF else "scalar"
 
 
-def _arithmetic(w: _Writer) -> None:
+def _arithmetic(w: Writer) -> None:
     op, wide = w.rng.choice(_ALU), w.rng.random() < 0.6
     dst = w.pick("scalar")
     if w.rng.random() < 0.5:
@@ -96,7 +96,7 @@ def _arithmetic(w: _Writer) -> None:
     w.kinds[dst] = "scalar"
 
 
-def _extend(w: _Writer) -> None:
+def _extend(w: Writer) -> None:
     src, dst = w.pick("scalar"), w.fresh()
     if w.rng.random() < 0.6:
         w.emit(0xBF, dst, src, w.rng.choice((8, 16, 32)))
@@ -105,11 +105,11 @@ def _extend(w: _Writer) -> None:
         w.emit(w.rng.choice((0xD4, 0xDC, 0xD7)), src, imm=w.rng.choice((16, 32, 64)))
 
 
-def _mask(w: _Writer) -> None:
+def _mask(w: Writer) -> None:
     w.emit(0x57, w.pick("scalar"), imm=w.rng.choice((1, 3, 7, 15, 31, 56, 63, 255)))
 
 
-def _stack_store(w: _Writer) -> None:
+def _stack_store(w: Writer) -> None:
     size = w.rng.choice((1, 2, 4, 8, 8, 8))
     off = -size * w.rng.randrange(1, 64 // size + 1)
     if w.rng.random() < 0.3:
@@ -119,13 +119,13 @@ def _stack_store(w: _Writer) -> None:
         w.emit(0x63 | _SIZES[size], 10, reg, off)
 
 
-def _stack_load(w: _Writer) -> None:
+def _stack_load(w: Writer) -> None:
     size, dst = w.rng.choice((1, 2, 4, 8, 8)), w.fresh()
     w.emit(0x61 | _SIZES[size], dst, 10, -size * w.rng.randrange(1, 64 // size + 1))
     w.kinds[dst] = "scalar"
 
 
-def _branch(w: _Writer) -> None:
+def _branch(w: Writer) -> None:
     op, klass = w.rng.choice(_JUMPS), w.rng.choice((5, 5, 6))
     reg = w.pick("scalar")
     other = w.pick("scalar")
@@ -136,7 +136,7 @@ def _branch(w: _Writer) -> None:
         w.emit(op | klass, reg, imm=w.rng.choice(_SMALL))
 
 
-def _loop(w: _Writer) -> None:
+def _loop(w: Writer) -> None:
     reg = w.rng.choice((6, 7, 8, 9))
     w.emit(0xB7, reg, imm=0)
     start = len(w.insns)
@@ -147,18 +147,18 @@ def _loop(w: _Writer) -> None:
     w.emit(0xA5, reg, off=-(w.slots(start, len(w.insns)) + 1), imm=w.rng.randrange(1, 12))
 
 
-def _forget_arguments(w: _Writer) -> None:
+def _forget_arguments(w: Writer) -> None:
     for reg in range(1, 6):
         w.kinds.pop(reg, None)
 
 
-def _plain_call(w: _Writer) -> None:
+def _plain_call(w: Writer) -> None:
     w.emit(0x85, imm=int(w.rng.choice((HelperId.bpf_get_prandom_u32, HelperId.bpf_ktime_get_ns))))
     _forget_arguments(w)
     w.kinds[0] = "scalar"
 
 
-def _lookup(w: _Writer) -> None:
+def _lookup(w: Writer) -> None:
     name = w.rng.choice(("array", "hash"))
     if name == "array":
         w.emit(0x62, 10, off=-8, imm=w.rng.choice((0, 1, 3, 4, 9)))
@@ -180,13 +180,13 @@ def _lookup(w: _Writer) -> None:
     w.kinds[0] = w.kinds[keep] = "value"
 
 
-def _direct_value(w: _Writer) -> None:
+def _direct_value(w: Writer) -> None:
     reg = w.fresh()
     w.emit(0x18, reg, 2, symbol=MapValue("data", w.rng.choice((0, 0, 8, 128, 255))))
     w.kinds[reg] = "value"
 
 
-def _value_access(w: _Writer) -> None:
+def _value_access(w: Writer) -> None:
     base, size = w.pick("value"), w.rng.choice((1, 2, 4, 8))
     off = w.rng.choice((0, 0, 8, 16, 40, 47, 60, 63, -1))
     kind = w.rng.random()
@@ -200,14 +200,14 @@ def _value_access(w: _Writer) -> None:
         w.emit(0xC3 | _SIZES[w.rng.choice((4, 8))], base, w.pick("scalar"), off & ~7, w.rng.choice((0, 1, 0x40, 0xE1)))
 
 
-def _value_move(w: _Writer) -> None:
+def _value_move(w: Writer) -> None:
     base, offset = w.pick("value"), w.pick("scalar")
     if w.rng.random() < 0.8:
         w.emit(0x57, offset, imm=w.rng.choice((7, 15, 31, 63)))
     w.emit(0x0F, base, offset)
 
 
-def _packet(w: _Writer) -> None:
+def _packet(w: Writer) -> None:
     if w.prog_type not in (ProgType.BPF_PROG_TYPE_XDP, ProgType.BPF_PROG_TYPE_SCHED_CLS):
         return
     start, end = (0, 4) if w.prog_type is ProgType.BPF_PROG_TYPE_XDP else (76, 80)
@@ -227,7 +227,7 @@ def _packet(w: _Writer) -> None:
     w.kinds.update({data: "packet", limit: "end", probe: "packet", 0: "scalar"})
 
 
-def _record(w: _Writer) -> None:
+def _record(w: Writer) -> None:
     w.emit(0x18, 1, 1, symbol=MapFd("ring"))
     w.emit(0xB7, 2, imm=w.rng.choice((8, 16, 64)))
     w.emit(0xB7, 3, imm=0)
@@ -244,7 +244,7 @@ def _record(w: _Writer) -> None:
         w.kinds.pop(0, None)
 
 
-def _sized_read(w: _Writer) -> None:
+def _sized_read(w: Writer) -> None:
     if w.prog_type not in (ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT, ProgType.BPF_PROG_TYPE_TRACING):
         return
     length = w.pick("scalar")
@@ -259,7 +259,7 @@ def _sized_read(w: _Writer) -> None:
     w.kinds[0] = "scalar"
 
 
-def _context(w: _Writer) -> None:
+def _context(w: Writer) -> None:
     context, dst = w.pick("ctx"), w.fresh()
     size = 8 if w.prog_type in (ProgType.BPF_PROG_TYPE_TRACING, ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT) else 4
     off = 24 if w.prog_type is ProgType.BPF_PROG_TYPE_CGROUP_SOCK_ADDR else size * w.rng.randrange(0, 4)
@@ -267,13 +267,13 @@ def _context(w: _Writer) -> None:
     w.kinds[dst] = "scalar" if w.prog_type is not ProgType.BPF_PROG_TYPE_TRACING else "struct"
 
 
-def _struct(w: _Writer) -> None:
+def _struct(w: Writer) -> None:
     base, dst = w.pick("struct"), w.fresh()
     w.emit(0x79, dst, base, 8 * w.rng.randrange(0, 32))
     w.kinds[dst] = w.rng.choice(("scalar", "struct"))
 
 
-_STATEMENTS: tuple[tuple[Callable[[_Writer], None], int], ...] = (
+_STATEMENTS: tuple[tuple[Callable[[Writer], None], int], ...] = (
     (_constant, 6),
     (_move, 4),
     (_arithmetic, 10),
@@ -299,28 +299,41 @@ _STATEMENTS: tuple[tuple[Callable[[_Writer], None], int], ...] = (
 def sentence(rng: random.Random) -> Program:
     """Return one program of the grammar."""
     prog_type, attach_type, attach_to = rng.choice(KINDS)
-    w = _Writer(rng, prog_type)
+    w = Writer(rng, prog_type)
     w.emit(0xBF, 6, 1)
     w.kinds[6] = "ctx"
     for reg in rng.sample((0, 7, 8, 9), 2):
         w.emit(0xB7, reg, imm=rng.choice(_INTERESTING))
         w.kinds[reg] = "scalar"
-    statements = [one for one, weight in _STATEMENTS for _ in range(weight)]
     for _ in range(rng.randrange(2, 22)):
-        before = len(w.insns)
-        try:
-            rng.choice(statements)(w)
-        except NoSuchRegister:
-            del w.insns[before:]
-        _land(w)
-    w.emit(0xB7, 0, imm=rng.choice((0, 1, 1, 1)))
-    for index, _, _ in w.pending:
-        _set_target(w, index, len(w.insns) - 1)
-    w.emit(0x95)
+        write_statement(w)
+    write_end(w)
     return Program("generated", prog_type, tuple(w.insns), attach_type, attach_to)
 
 
-def _land(w: _Writer) -> None:
+_WEIGHTED = [one for one, weight in _STATEMENTS for _ in range(weight)]
+
+
+def write_statement(w: Writer) -> None:
+    """Write one statement, or nothing if no register holds what it needs."""
+    before = len(w.insns)
+    try:
+        w.rng.choice(_WEIGHTED)(w)
+    except NoSuchRegister:
+        del w.insns[before:]
+    land(w)
+
+
+def write_end(w: Writer) -> None:
+    """Write an exit, where all jumps end that have none yet."""
+    w.emit(0xB7, 0, imm=w.rng.choice((0, 1, 1, 1)))
+    for index, _, _ in w.pending:
+        _set_target(w, index, len(w.insns) - 1)
+    w.pending = []
+    w.emit(0x95)
+
+
+def land(w: Writer) -> None:
     """Let the jumps whose time has come end here."""
     left = []
     for index, count, then in w.pending:
@@ -333,7 +346,7 @@ def _land(w: _Writer) -> None:
     w.pending = left
 
 
-def _set_target(w: _Writer, index: int, target: int) -> None:
+def _set_target(w: Writer, index: int, target: int) -> None:
     w.insns[index] = replace(w.insns[index], off=w.slots(index + 1, target))
 
 

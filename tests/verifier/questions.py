@@ -32,6 +32,7 @@ from actplane.loader.relocate import relocate
 from actplane.source import Source
 from actplane.verifier import OwnTypes
 from tests.verifier import corpus
+from tests.verifier.jump_table_grammar import jumping_sentence
 from tests.verifier.policy_texts import policy_text
 from tests.verifier.program_grammar import MAPS, mutation, sentence
 from tests.verifier.small_programs import PROGRAMS_ABOUT_RULES
@@ -167,6 +168,16 @@ def _grammar(seed: int, number: int, types: Btf) -> Question:
 def _grammar_mutated(seed: int, number: int, types: Btf) -> Question:
     rng = _rng("grammar, mutated", seed, number)
     return Question("grammar, mutated", number, _mutated(rng, sentence(rng), ()), MAPS)
+
+
+def _jump_tables(seed: int, number: int, types: Btf) -> Question:
+    return Question("jump tables", number, *jumping_sentence(_rng("jump tables", seed, number)))
+
+
+def _jump_tables_mutated(seed: int, number: int, types: Btf) -> Question:
+    rng = _rng("jump tables, mutated", seed, number)
+    program, maps = jumping_sentence(rng)
+    return Question("jump tables, mutated", number, _mutated(rng, program, ()), maps)
 
 
 def _mutated(rng: random.Random, program: Program, others: Sequence[Program]) -> Program:
@@ -344,6 +355,8 @@ MAKERS: Mapping[str, Maker] = {
     "rules": _rules,
     "grammar": _grammar,
     "grammar, mutated": _grammar_mutated,
+    "jump tables": _jump_tables,
+    "jump tables, mutated": _jump_tables_mutated,
     "corpus": _corpus,
     "corpus, mutated": _corpus_mutated,
     "codegen": _codegen,
@@ -361,9 +374,11 @@ FINITE = {
 """Categories that end, and how many questions they have."""
 
 SHARES = {
-    "grammar": 0.28,
-    "grammar, mutated": 0.2,
-    "corpus, mutated": 0.36,
+    "grammar": 0.27,
+    "grammar, mutated": 0.19,
+    "jump tables": 0.02,
+    "jump tables, mutated": 0.01,
+    "corpus, mutated": 0.35,
     "codegen, mutated": 0.06,
     "documentation, mutated": 0.1,
 }

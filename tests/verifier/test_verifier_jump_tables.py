@@ -5,6 +5,7 @@ expected is what Linux 7.2.13 said of the same programs, but for jumps by the ta
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from actplane.asm import assemble_object
 from actplane.asm.isa import GOTOX
 from actplane.asm.jump_tables import jump_table
 from actplane.verifier import Options, Report, profile_of, verify
+from tests.verifier.jump_table_grammar import jumping_sentence
 
 SAFE = ""
 PLACES = "a: r0 = 1\nexit\nb: r0 = 2\nexit\nc: r0 = 3\nexit\nd: r0 = 4\nexit\n.jumptable t a, b, c, d\n"
@@ -251,6 +253,16 @@ def test_older_kernels_and_other_users_have_no_indirect_jumps() -> None:
     assert id_of(judge(f"{LOAD}gotox r1\n{PLACES}", kernel="6.18")) == "bad-instruction"
     assert id_of(judge(f"{LOAD}gotox r1\n{PLACES}", kernel="6.19")) == SAFE
     assert id_of(judge(f"{LOAD}gotox r1\n{PLACES}", is_privileged=False)) == "privileged-only"
+
+
+def test_generated_programs_are_of_both_kinds() -> None:
+    ids: dict[str, int] = {}
+    for seed in range(200):
+        program, maps = jumping_sentence(random.Random(seed))
+        id_ = id_of(verify(program, maps, profile=profile_of("7.2")))
+        ids[id_] = ids.get(id_, 0) + 1
+    assert ids[SAFE] > 40
+    assert {"jump-table", "map-value-out-of-bounds", "unreachable", "endless-loop"} <= set(ids)
 
 
 def nested(depth: int, stack: int = 0) -> str:
