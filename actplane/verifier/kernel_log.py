@@ -70,8 +70,10 @@ _PREFIX: Final = re.compile(
     r"\[[A-Z][a-z]{2} [A-Z][a-z]{2} [^]]*\]\s?|"  # dmesg -T
     r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \S+ [^\s:]+: |"  # a journal
     r"\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d[\d.,]*(?:Z|[+-]\d\d:?\d\d)?\s|"
+    r"\d\d:\d\d:\d\d(?:\.\d+)? |"
     r"[A-Z]{4,5}\[\d+\] |"
-    r"(?:TRACE|DEBUG|INFO|WARN|WARNING|ERROR|FATAL|DBG|INF|WRN|ERR)\b:?\s+|"
+    r"\[?(?:TRACE|DEBUG|INFO|WARN|WARNING|ERROR|FATAL|DBG|INF|WRN|ERR)(?:\]|\b)\s+|"
+    r"\[\d{4}-\d\d-\d\dT\S+ +[A-Z]+ +\S*\] |"  # Rust's env_logger
     r">(?!>) ?"  # quoted in mail or Markdown
     r")"
 )
@@ -132,7 +134,7 @@ _PROCESSED: Final = re.compile(r"processed (\d+) insns\b.*")
 _NOISE: Final = re.compile(
     r"^(from \d+ to|\d+: (R\d|frame|safe|[.\d]{10} )|func#|Func#|last_idx|mark_precise|regs=|old state|cur state|"
     r"\(\d+\) |SCC |Live regs|frame \d+: propagating|propagating|parent |(frame\d+: ?)?R\d+(_\w+)?=|caller:|callee:|"
-    r"returning from|to caller at|verification time|stack depth|insn|func '.*' arg\d+ has btf_id|Note, |use static|"
+    r"returning from|to caller at|Validating |verification time|stack depth|func '.*' arg\d+ has btf_id|Note, |use static|"
     r"arg#\d+ .*not supported|Unrecognized arg#|reg type unsupported|btf_vmlinux is malformed|\[\d+\] [A-Z]|"
     r"libbpf:|-- BEGIN|-- END)"
 )

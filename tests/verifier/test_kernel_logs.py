@@ -31,6 +31,9 @@ AROUND_EACH_LINE = {
     "ISO time and level": each_line("2024-12-16T08:42:07Z INF "),
     "Go's log": each_line("2022/06/17 05:00:51 "),
     "logrus": each_line("ERRO[0045] "),
+    "time and level": each_line("21:15:35 [WARN] "),
+    "level": each_line("[DEBUG] "),
+    "env_logger": each_line("[2023-12-19T10:00:00Z INFO  foo] "),
     "logfmt": each_line('level=warning msg="', '" subsys=datapath-loader'),
     "colours": each_line("\x1b[1;31m", "\x1b[0m"),
     "quoted": each_line("> "),
@@ -179,6 +182,36 @@ REPORTS = {
         "load program: permission denied: R0 has never been initialized on this path, so the verifier cannot use it as "
         "an input (Initialize R0 on every path before this instruction)",
         ("uninitialized-register", -1),
+    ),
+    "lockc-project/lockc#177": (
+        "Error: the BPF_PROG_LOAD syscall failed. Verifier output: func#0 @0\n"
+        "number of funcs in func_info doesn't match number of subprogs\nverification time 13 usec\nstack depth 0\n"
+        "processed 0 insns (limit 1000000)\n",
+        ("unsupported", -1),
+    ),
+    "loxilb-io/loxilb#953": (
+        "8116: (85) call bpf_spin_lock#93\nmap 'polx_map' has to have BTF in order to use bpf_spin_lock\n"
+        "processed 757 insns (limit 1000000)\n-- END PROG LOAD LOG --\n"
+        "libbpf: failed to load program 'tc_packet_func'\n13:12:12 ERROR common_libbpf.c:183: tc: obj load failed\n",
+        ("lock", 8116),
+    ),
+    "falcosecurity/libs#317": (
+        "313: (79) r5 = *(u64 *)(r2 +0)\ndereference of modified ctx ptr R2 off=16 disallowed\nprocessed 8486 insns\n"
+        "-- END PROG LOAD LOG --\nlibscap: bpf_load_program() err=13 event=filler/sys_autofill\n",
+        ("context-modified", 313),
+    ),
+    "microsoft/OMS-Auditd-Plugin#54": (
+        "7124: (85) call bpf_probe_read_str#45\nR2 min value is negative, either use unsigned or 'var &= const'\n",
+        ("argument-size", 7124),
+    ),
+    "sched-ext/scx#2668": (
+        "21:15:35 [WARN] libbpf: prog 'wd40_setup': -- BEGIN PROG LOAD LOG --\n"
+        "Func#9 ('scx_static_alloc_internal') is safe for any args that match its prototype\n"
+        "Validating scx_stk_alloc() func#11...\n1182: R1=mem_or_null(id=2877,sz=80) R10=fp0\n"
+        "1182: (55) if r1 != 0x0 goto pc+6 1189: R1=mem(sz=80) R10=fp0\n1200: (85) call pc+77\n"
+        "global function calls are not allowed with preemption disabled,\nuse static function instead\n"
+        "processed 9 insns (limit 1000000)\n",
+        ("global-function", 1200),
     ),
     "libbpf, a relocation": (
         "3: <invalid CO-RE relocation>\nfailed to resolve CO-RE relocation <byte_off> [11] struct task_struct.state\n",

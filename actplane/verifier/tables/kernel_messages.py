@@ -63,7 +63,7 @@ _SENTENCES: Final[tuple[tuple[str, str], ...]] = (
     (r"R\d+ !read_ok|Unreadable register", "uninitialized-register"),
     (r"pointer \S+= pointer prohibited|sign-extension part of pointer", "pointer-arithmetic"),
     (r"size cannot be determined|reference type\(.*\) has no matches", "global-function"),
-    (r"func_info", "unreachable"),
+    (r"func_info|line_info", "unsupported"),
     (r"R6 != pointer to skb", "context-modified"),
     (r"invalid negative access|no write support to", "struct-access"),
     (r"(rdwr|rdonly) buffer (access|offset)", "memory-out-of-bounds"),
