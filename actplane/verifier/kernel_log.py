@@ -134,8 +134,8 @@ _PROCESSED: Final = re.compile(r"processed (\d+) insns\b.*")
 _NOISE: Final = re.compile(
     r"^(from \d+ to|\d+: (R\d|frame|safe|[.\d]{10} )|func#|Func#|last_idx|mark_precise|regs=|old state|cur state|"
     r"\(\d+\) |SCC |Live regs|frame \d+: propagating|propagating|parent |(frame\d+: ?)?R\d+(_\w+)?=|caller:|callee:|"
-    r"returning from|to caller at|Validating |verification time|stack depth|func '.*' arg\d+ has btf_id|Note, |use static|"
-    r"arg#\d+ .*not supported|Unrecognized arg#|reg type unsupported|btf_vmlinux is malformed|\[\d+\] [A-Z]|"
+    r"returning from|to caller at|Validating |verification time|stack depth|func '.*' arg\d+ has btf_id|Note, |"
+    r"use static|arg#\d+ .*not supported|Unrecognized arg#|reg type unsupported|btf_vmlinux is malformed|\[\d+\] [A-Z]|"
     r"libbpf:|-- BEGIN|-- END)"
 )
 """Lines about the walk, which say nothing about why it ended, and those of libbpf."""
