@@ -63,6 +63,8 @@ class Engine:
         self._forgotten = 0
         self._live = Liveness(v.code, v.subject.types)
         self._loops = find_loops(v.code)
+        # Before 6.9 a loop that changes nothing but numbers that do not matter (yet) was thought endless.
+        self._exactness_of_loops = EXACT if v.profile.at_least(6, 9) else NOT_EXACT
         self._marks = self._find_marks()
         self._visits: dict[tuple[int, ...], LoopVisit] = {}
         """Loops by the calls that lead to them."""
@@ -247,7 +249,7 @@ class Engine:
             one, two = old.state.frames[-1].regs[unlike], state.frames[-1].regs[unlike]
             if one.__class__ is Scalar and two.__class__ is Scalar and one.range is not two.range:
                 return None
-        if _maybe_looping(old, state) and states_equal(old, state, EXACT):
+        if _maybe_looping(old, state) and states_equal(old, state, self._exactness_of_loops):
             depths_differ = _iterator_advanced(old.state, state) or old.state.may_goto != state.may_goto
             if not depths_differ and old.state.callback_unroll == state.callback_unroll:
                 refuse("endless-loop", slot, f"the path comes back to slot {slot} with the same state")

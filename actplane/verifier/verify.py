@@ -19,7 +19,7 @@ from actplane.verifier.domains.types import OwnTypes, TypeProvider
 from actplane.verifier.engine import Engine
 from actplane.verifier.log import insn_text, state_text
 from actplane.verifier.paths import attach, exceptions, struct_ops
-from actplane.verifier.paths.flow import NAMES_FUNCTION, Code, Layout
+from actplane.verifier.paths.flow import NAMES_FUNCTION, Code, Layout, Loops
 from actplane.verifier.paths.jump_tables import places_of_tables
 from actplane.verifier.paths.state import State
 from actplane.verifier.paths.verification import Options, Subject, Verification
@@ -28,6 +28,7 @@ from actplane.verifier.rules import global_functions, kernel_symbols, kfuncs, ma
 from actplane.verifier.rules.global_functions import GlobalFunction
 from actplane.verifier.rules.subprograms import entry_state
 from actplane.verifier.tables.instruction_versions import fields_of, refusable_unseen, why_refused_unseen
+from actplane.verifier.tables.number_versions import deductions_of
 from actplane.verifier.tables.profiles import DEFAULT, KernelProfile
 from actplane.verifier.tables.refusals import CATALOGUE, Refused, refuse
 
@@ -75,6 +76,7 @@ def verify(
     maps = maps if isinstance(maps, Mapping) else {spec.name: spec for spec in maps}
     started = time.perf_counter()
     with _paused_collector():
+        scalar.use(deductions_of(profile))
         report = _judge(Subject(program, {}, types, own), maps, profile, options)
         scalar.forget()
     return replace(report, statistics=replace(report.statistics, seconds=time.perf_counter() - started))
@@ -113,7 +115,7 @@ def _judge(subject: Subject, maps: Mapping[str, MapSpec], profile: KernelProfile
         roots = () if thrown is None else (thrown,)
         _check_unseen(layout, profile)
         tables = places_of_tables(layout, subject.maps, is_privileged=options.is_privileged)
-        code = Code(layout, allows_loops=options.is_privileged, roots=roots, tables=tables)
+        code = Code(layout, loops=_loops(profile, options), roots=roots, tables=tables)
         if len(code.starts) > MAX_FUNCTIONS:
             claim = f"{len(code.starts)} functions, {MAX_FUNCTIONS} are allowed"
             refuse("program-too-large", code.starts[MAX_FUNCTIONS], claim)
@@ -156,17 +158,16 @@ def _walk_called(engine: Engine) -> None:
     v.subject.notes["walking_global"] = False
 
 
-_SLEEPABLE_SINCE_7_1: Final = frozenset({ProgType.BPF_PROG_TYPE_TRACEPOINT, ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT})
-
-_SLEEPABLE_TYPES: Final = frozenset(
-    {
-        ProgType.BPF_PROG_TYPE_TRACING,
-        ProgType.BPF_PROG_TYPE_LSM,
-        ProgType.BPF_PROG_TYPE_KPROBE,
-        ProgType.BPF_PROG_TYPE_STRUCT_OPS,
-        ProgType.BPF_PROG_TYPE_SYSCALL,
-    }
-)
+_SLEEPABLE_SINCE: Final = {
+    ProgType.BPF_PROG_TYPE_TRACING: (5, 10),
+    ProgType.BPF_PROG_TYPE_LSM: (5, 10),
+    ProgType.BPF_PROG_TYPE_SYSCALL: (5, 14),
+    ProgType.BPF_PROG_TYPE_KPROBE: (6, 0),
+    ProgType.BPF_PROG_TYPE_STRUCT_OPS: (6, 3),
+    ProgType.BPF_PROG_TYPE_TRACEPOINT: (7, 1),
+    ProgType.BPF_PROG_TYPE_RAW_TRACEPOINT: (7, 1),
+}
+"""Kinds of programs that may sleep, and since which version."""
 
 
 def _check_program(program: Program, layout: Layout, profile: KernelProfile, options: Options) -> None:
@@ -183,15 +184,19 @@ def _check_program(program: Program, layout: Layout, profile: KernelProfile, opt
     if kind is ProgType.BPF_PROG_TYPE_EXT:
         refuse("target-not-modelled", -1, "an EXT program replaces a function of another program, which is not given")
     if program.is_sleepable:
-        may_sleep = kind in _SLEEPABLE_TYPES or (kind in _SLEEPABLE_SINCE_7_1 and profile.at_least(7, 1))
-        is_sleepable_point = may_sleep and target not in (
-            AttachType.BPF_TRACE_RAW_TP,
-            AttachType.BPF_LSM_CGROUP,
-        )
-        if not is_sleepable_point:
+        since = _SLEEPABLE_SINCE.get(kind)
+        may_sleep = since is not None and profile.at_least(*since)
+        if not may_sleep or target in (AttachType.BPF_TRACE_RAW_TP, AttachType.BPF_LSM_CGROUP):
             refuse("sleeping", -1, "only fentry, fexit, fmod_ret, lsm, iter, uprobe and struct_ops programs may sleep")
     if kind is ProgType.BPF_PROG_TYPE_SYSCALL and not program.is_sleepable:
         refuse("sleeping", -1, "a syscall program must be sleepable")
+
+
+def _loops(profile: KernelProfile, options: Options) -> Loops:
+    """Return which loops a kernel takes, if they end. Before 6.7 none may be entered but by its first instruction."""
+    if not options.is_privileged:
+        return Loops.NONE
+    return Loops.ALLOWED if profile.at_least(6, 7) else Loops.BY_JUMPS
 
 
 _UNPRIVILEGED_TYPES: Final = frozenset({ProgType.BPF_PROG_TYPE_SOCKET_FILTER, ProgType.BPF_PROG_TYPE_CGROUP_SKB})

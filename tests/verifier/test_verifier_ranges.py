@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 import pytest
 
 from actplane.verifier.domains import arith, compare, scalar, tnum
-from actplane.verifier.domains.scalar import UNKNOWN, Range, constant, signed32, signed64
+from actplane.verifier.domains.scalar import UNKNOWN, Deductions, Range, constant, signed32, signed64
 
 _TRUTHS = {
     compare.JEQ: lambda a, b, signed: a == b,
@@ -71,10 +72,27 @@ def some_range(rng: random.Random, number: int) -> Range:
     return known
 
 
+@pytest.fixture
+def old_deductions() -> Iterator[None]:
+    scalar.use(Deductions(*[False] * len(Deductions._fields)))
+    yield
+    scalar.use(Deductions())
+
+
+@pytest.mark.usefixtures("old_deductions")
+def test_operations_and_comparisons_of_old_kernels_are_sound() -> None:
+    check_soundness(400, seed=8)
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_operations_and_comparisons_are_sound(seed: int) -> None:
+    check_soundness(400, seed)
+
+
+def check_soundness(count: int, seed: int) -> None:
+    """Compute with ranges, and with numbers in them."""
     rng = random.Random(seed)
-    for _ in range(400):
+    for _ in range(count):
         a, b = some_number(rng), some_number(rng)
         left, right = some_range(rng, a), some_range(rng, b)
         for op, result in _RESULTS.items():

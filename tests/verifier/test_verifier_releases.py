@@ -69,3 +69,109 @@ def test_a_change_is_expected_of_the_stable_releases_that_have_it(
         assert not verify(program, {}, profile=profile_of(release)).is_accepted, release
     for release in having:
         verify(program, {}, profile=profile_of(release)).require()
+
+
+REACHED_THROUGH_ANOTHER = """
+.prog main socket_filter
+call bpf_get_prandom_u32
+r0 &= 0xff
+r1 = r0
+r1 += 4
+if r1 < 10 goto out
+r2 = r0
+if r1 < 14 goto out
+if r0 >= 10 goto out
+r0 = *(u64 *)(r9 +0)
+out:
+r0 = 0
+exit
+"""
+
+PART_OF_A_SPILL = """
+.prog main socket_filter
+w1 = 20
+*(u32 *)(r10 -8) = r1
+r1 = *(u16 *)(r10 -8)
+if r1 == 20 goto out
+r0 = *(u64 *)(r9 +0)
+out:
+r0 = 0
+exit
+"""
+
+LINKED_WITH_A_NARROW_SPILL = """
+.prog main socket_filter
+call bpf_get_prandom_u32
+r0 &= 0xffff
+r1 = r0
+*(u32 *)(r10 -8) = r0
+if r0 < 1 goto out
+r1 = *(u32 *)(r10 -8)
+if r1 >= 1 goto out
+r0 = *(u64 *)(r9 +0)
+out:
+r0 = 0
+exit
+"""
+
+LOOP_FROM_ITS_MIDDLE = """
+.prog main socket_filter
+r0 = 0
+goto test
+again:
+r0 += 1
+test:
+if r0 < 4 goto again
+exit
+"""
+
+LOOP_OVER_THE_STACK = """
+.prog main xdp
+call bpf_get_prandom_u32
+r0 &= 0xff
+*(u64 *)(r10 -8) = r0
+r0 = 0
+again:
+r0 = *(u64 *)(r10 -8)
+if r0 > 10 goto out
+r0 += 1
+*(u64 *)(r10 -8) = r0
+r0 = 0
+goto again
+out:
+r0 = 0
+exit
+"""
+
+PRODUCT_OF_BITS = """
+.prog main socket_filter
+call bpf_get_prandom_u32
+r0 &= 2
+r0 |= 1
+r0 *= 3
+r0 &= 4
+if r0 == 0 goto out
+r0 = *(u64 *)(r9 +0)
+out:
+r0 = 0
+exit
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "since"),
+    [
+        (REACHED_THROUGH_ANOTHER, ["6.12", "6.18.15"]),
+        (PART_OF_A_SPILL, ["6.8", "6.9"]),
+        (LINKED_WITH_A_NARROW_SPILL, ["6.8", "6.9"]),
+        (LOOP_FROM_ITS_MIDDLE, ["6.6", "6.7"]),
+        (LOOP_OVER_THE_STACK, ["6.8", "6.9"]),
+        (PRODUCT_OF_BITS, ["6.17", "6.18.15"]),
+    ],
+    ids=["linked numbers", "part of a spill", "narrow spills", "loops", "endless loops", "products"],
+)
+def test_what_older_kernels_lose_track_of_is_refused_for_them(text: str, since: list[str]) -> None:
+    (program,) = assemble_object(text, name="release").programs
+    before, first = since
+    assert not verify(program, {}, profile=profile_of(before)).is_accepted
+    verify(program, {}, profile=profile_of(first)).require()

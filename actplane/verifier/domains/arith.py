@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from math import isqrt
 from typing import Final
 
 from actplane.asm.isa import ADD, AND, ARSH, LSH, MUL, OR, RSH, SUB, XOR
@@ -22,6 +23,7 @@ from actplane.verifier.domains.scalar import (
     UNKNOWN,
     Range,
     constant,
+    deductions,
     from_bits,
     make,
     signed32,
@@ -99,6 +101,8 @@ def _signed32_if_ordered(low: int, high: int) -> Interval:
 
 def _unsigned_sum(low: int, high: int, limit: int) -> Interval:
     """Keep an interval whose ends both left [0, limit] on the same side, give up if only one did."""
+    if not deductions().sums:
+        return (low, high) if low >= 0 and high <= limit else (0, limit)
     if (low > limit) == (high > limit) and (low < 0) == (high < 0):
         return low & limit, high & limit
     return 0, limit
@@ -137,12 +141,37 @@ def _products(a: Interval, b: Interval) -> Interval:
     return min(corners), max(corners)
 
 
+def _product(value: Interval, other: Interval, limit: int) -> tuple[int, int, int, int]:
+    """Return the unsigned and signed bounds of a product of small positive numbers, given the signed ones."""
+    unsigned, top = (0, limit), limit >> 1
+    if value[0] >= 0 and other[0] >= 0 and max(value[1], other[1]) <= isqrt(limit):
+        unsigned = value[0] * other[0], value[1] * other[1]
+    return (*unsigned, *(unsigned if unsigned[1] <= top else (-top - 1, top)))
+
+
+def _small_product(a: Range, b: Range) -> Range:
+    return make(
+        (
+            *_product_bits(a, b),
+            *_product((a.smin, a.smax), (b.smin, b.smax), U64),
+            *_product((a.s32min, a.s32max), (b.s32min, b.s32max), U32),
+        )
+    )
+
+
+def _product_bits(a: Range, b: Range) -> tnum.Tnum:
+    multiply = tnum.mul if deductions().product_bits else tnum.mul_by_rows
+    return multiply((a.value, a.mask), (b.value, b.mask))
+
+
 def mul(a: Range, b: Range) -> Range:
+    if not deductions().products:
+        return _small_product(a, b)
     low, high = a.umin * b.umin, a.umax * b.umax
     low32, high32 = a.u32min * b.u32min, a.u32max * b.u32max
     return make(
         (
-            *tnum.mul((a.value, a.mask), (b.value, b.mask)),
+            *_product_bits(a, b),
             *((low, high) if high <= U64 else _FULL_U64),
             *_signed_sum(*_products((a.smin, a.smax), (b.smin, b.smax)), S64_MIN, S64_MAX),
             *((low32, high32) if high32 <= U32 else _FULL_U32),

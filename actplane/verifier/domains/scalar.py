@@ -7,7 +7,7 @@ are remembered by `arith`.
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from actplane.verifier.domains import tnum
 from actplane.verifier.domains.tnum import U32, U64
@@ -141,13 +141,47 @@ def settle() -> None:
 
 def forget() -> None:
     """Drop what programs added to the tables if one has grown large; from all, as each holds ranges of the others."""
-    if all(len(known) <= _TABLE_LIMIT for known, _ in _tables):
-        return
+    if any(len(known) > _TABLE_LIMIT for known, _ in _tables):
+        _drop()
+
+
+def _drop() -> None:
     for range_ in chain(_interned.values(), _constants.values()):
         range_.plain = None  # which holds the range in turn
     for known, lasting in _tables:
         known.clear()
         known.update(lasting)
+
+
+class Deductions(NamedTuple):
+    """What kernels have learned to deduce of numbers, one after the other."""
+
+    products: bool = True
+    """The bounds of a product from those of any factors, not of small positive ones only."""
+    sums: bool = True
+    """The bounds of a sum of which every possible value overflows."""
+    signs: bool = True
+    """What unsigned bounds say of signed ones that lie on both sides of 0, and the other way round."""
+    product_bits: bool = True
+    """The bits of a product, keeping which rows were added together."""
+    singles: bool = True
+    """That only one number between the bounds has bits that are known."""
+
+
+_deductions = Deductions()
+
+
+def deductions() -> Deductions:
+    """Return what is deduced now."""
+    return _deductions
+
+
+def use(wanted: Deductions) -> None:
+    """Deduce as a kernel does, from now on."""
+    global _deductions
+    if wanted != _deductions:
+        _deductions = wanted
+        _drop()  # what was found out otherwise
 
 
 def _intern(bounds: Bounds) -> Range:
@@ -206,7 +240,8 @@ def _refine(bounds: Bounds) -> Range:
     bounds = _from_tnum(_into_tnum(bounds))
     if is_contradiction(bounds):
         return UNKNOWN
-    bounds = _single(bounds)
+    if _deductions.singles:
+        bounds = _single(bounds)
     if bounds[2] == bounds[3]:
         return constant(bounds[2])
     return _intern(bounds)
@@ -249,6 +284,8 @@ def _deduce32(b: Bounds) -> Bounds:
         s32min, s32max = max(s32min, signed32(u32min)), min(s32max, signed32(u32max))
     if s32min & U32 <= s32max & U32:
         u32min, u32max = max(u32min, s32min & U32), min(u32max, s32max & U32)
+    elif not _deductions.signs:
+        pass
     elif u32max < s32min & U32:
         s32min, u32max = signed32(u32min), min(u32max, s32max & U32)
     elif s32max & U32 < u32min:
@@ -262,6 +299,8 @@ def _deduce64(b: Bounds) -> Bounds:
         smin, smax = max(smin, signed64(umin)), min(smax, signed64(umax))
     if smin & U64 <= smax & U64:
         umin, umax = max(umin, smin & U64), min(umax, smax & U64)
+    elif not _deductions.signs:
+        pass
     elif umax < smin & U64:
         smin, umax = signed64(umin), min(umax, smax & U64)
     elif smax & U64 < umin:

@@ -85,6 +85,22 @@ def mul(a: Tnum, b: Tnum) -> Tnum:
     return result
 
 
+def mul_by_rows(a: Tnum, b: Tnum) -> Tnum:
+    """Multiply the known bits, and add what the unknown ones may add row by row: this knows less than `mul`."""
+    known = a[0] * b[0] & U64
+    unknown: Tnum = (0, 0)
+    value, mask = a
+    while value or mask:
+        if value & 1:
+            unknown = add(unknown, (0, b[1]))
+        elif mask & 1:
+            unknown = add(unknown, (0, b[0] | b[1]))
+        value >>= 1
+        mask >>= 1
+        b = ((b[0] << 1) & U64, (b[1] << 1) & U64)
+    return add((known, 0), unknown)
+
+
 def lshift(a: Tnum, shift: int) -> Tnum:
     return (a[0] << shift) & U64, (a[1] << shift) & U64
 

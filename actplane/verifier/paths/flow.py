@@ -6,6 +6,7 @@ them, what is reachable, and where states are worth keeping.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence, Set
+from enum import Enum, auto
 from itertools import compress, pairwise
 from operator import attrgetter
 from typing import Final, NamedTuple
@@ -109,6 +110,15 @@ class Block(NamedTuple):
     following: tuple[int, ...]
 
 
+class Loops(Enum):
+    """Which ways from an instruction back to itself a program may have."""
+
+    NONE = auto()
+    BY_JUMPS = auto()
+    """Those of which the last step is a jump."""
+    ALLOWED = auto()
+
+
 class Code:
     """
     A program by slots, and how control goes through it.
@@ -126,7 +136,7 @@ class Code:
         self,
         layout: Layout,
         *,
-        allows_loops: bool = True,
+        loops: Loops = Loops.ALLOWED,
         roots: Sequence[int] = (),
         tables: Sequence[Sequence[int]] = (),
     ) -> None:
@@ -158,8 +168,8 @@ class Code:
         self._mark()
         self.blocks = self._find_blocks()
         self._check_reachable()
-        if not allows_loops:
-            self._refuse_loops()
+        if loops is not Loops.ALLOWED:
+            self._refuse_loops(only_falling=loops is Loops.BY_JUMPS)
         self.concerns = [-1] * self.size
         """Which wanted registers a step back over a slot concerns: see `precision`. -1: not known yet."""
         self.changes: list[tuple[int, int] | None] = [None] * self.size
@@ -302,9 +312,12 @@ class Code:
             if first not in seen:
                 refuse("unreachable", first, f"no path reaches the instruction at slot {first}")
 
-    def _refuse_loops(self) -> None:
-        """Refuse a way from a block back to itself, by a walk that goes as deep as it can first."""
-        ways: list[tuple[Block, list[int]]] = [(self.blocks[0], list(self.blocks[0].following))]
+    def _refuse_loops(self, *, only_falling: bool) -> None:
+        """
+        Refuse a way from a block back to itself, by a walk that goes as deep as it can first; or only one
+        that comes back without a jump, into the middle of a loop.
+        """
+        ways: list[tuple[Block, list[int]]] = [(self.blocks[0], list(reversed(self.blocks[0].following)))]
         open_blocks, done = {0}, set[int]()
         while ways:
             block, targets = ways[-1]
@@ -315,11 +328,15 @@ class Code:
                 continue
             target = targets.pop()
             if target in open_blocks:
-                claim = f"the jump from slot {block.last} back to slot {target} makes a loop"
-                refuse("loop-not-allowed", block.last, claim)
-            if target not in done:
+                if self._insn(block.last).code not in _JUMPS - NAMES_FUNCTION:
+                    claim = f"behind slot {block.last} a loop goes on that was entered at slot {target}"
+                    refuse("loop-not-allowed", block.last, claim)
+                if not only_falling:
+                    claim = f"the jump from slot {block.last} back to slot {target} makes a loop"
+                    refuse("loop-not-allowed", block.last, claim)
+            elif target not in done:
                 open_blocks.add(target)
-                ways.append((self.blocks[target], list(self.blocks[target].following)))
+                ways.append((self.blocks[target], list(reversed(self.blocks[target].following))))
 
 
 def _targets(slot: int, insn: Insn) -> tuple[int, ...]:

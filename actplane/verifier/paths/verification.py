@@ -88,6 +88,8 @@ class Verification:
         # Since 6.3, and in the later stable releases of 5.10 and 6.1; but before 6.8 not below what was written.
         self.allows_uninitialized_stack = options.is_privileged
         self.grows_stack_on_reads = options.is_privileged and profile.at_least(6, 8)
+        # Before 6.9 what is spilled is kept only if something is known of it, unlinked if it is narrow, and whole.
+        self.follows_spills = profile.at_least(6, 9)
         self.log: list[str] = []
         self.stack_bytes: dict[int, int] = {}
         self.globals_called: list[int] = []

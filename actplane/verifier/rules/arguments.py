@@ -184,7 +184,7 @@ def _memory(v: Verification, state: State, call: Call, reg: int, value: Value, a
     if arg.detail:
         size = int(arg.detail)
         is_raw = arg.kind == "umem"
-        if size in (4, 8) and v.profile.at_least(6, 12):
+        if size in (4, 8):
             memory.check_alignment(v, call.slot, reg, pointer, 0, size)
         check_memory(
             v, state, call, reg, pointer, size, allows_nothing=False, is_write=arg.kind != "mem", is_raw=is_raw

@@ -388,7 +388,7 @@ def _looks_up_socket(call: Call) -> bool:
 
 
 def _number(v: Verification, call: Call) -> Scalar:
-    if call.helper in BOUNDED_RESULT:
+    if call.helper in BOUNDED_RESULT and (call.name != "bpf_get_task_stack" or v.profile.at_least(5, 13)):
         return scalar(between_signed(-MAX_ERRNO, min(call.max_size, (1 << 31) - 1)))
     if call.name == "bpf_get_retval" and v.profile.at_least(7, 1):
         return scalar(between_signed(-MAX_ERRNO, 0))

@@ -45,6 +45,7 @@ from actplane.verifier.rules.kfuncs import compile_kfunc_call
 from actplane.verifier.rules.memory import compile_memory
 from actplane.verifier.rules.subprograms import compile_exit, compile_subprogram_call
 from actplane.verifier.tables.instruction_versions import since
+from actplane.verifier.tables.profiles import RETURNS_AT_LOADS
 from actplane.verifier.tables.refusals import refuse
 
 PLACELESS: Final = frozenset({LD_IMM64, *(code for code in range(256) if code & CLASS_MASK in (ALU, ALU64))})
@@ -160,7 +161,7 @@ def _compile_packet_load(v: Verification, slot: int, insn: Insn) -> Handler:
             refuse("uninitialized-register", slot, f"r{insn.src} is read before it is set", insn.src)
         frame.regs[0:6] = [None] * 6
         frame.regs[0] = UNKNOWN_SCALAR
-        if len(state.frames) > 1 and v.profile.at_least(6, 18):
+        if len(state.frames) > 1 and v.profile.has(RETURNS_AT_LOADS):
             # Beyond the end of the packet the function returns at once.
             other = v.push(state, frame.call_slot + 1, "the load is beyond the packet", slot)
             other.frames.pop()

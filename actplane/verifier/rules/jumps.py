@@ -36,11 +36,12 @@ from actplane.verifier.domains.scalar import Range, constant
 from actplane.verifier.domains.tnum import U32
 from actplane.verifier.paths import speculation
 from actplane.verifier.paths.checkpoint import is_at
-from actplane.verifier.paths.state import SPILL, Slot, State, replace_pointers
+from actplane.verifier.paths.state import ALL_SPILL, SPILL, Slot, State, replace_pointers
 from actplane.verifier.paths.values import ZERO, Pointer, Scalar, Value, known, scalar
 from actplane.verifier.paths.verification import Handler, Verification
 from actplane.verifier.paths.widening import widen_imprecise
-from actplane.verifier.tables.compare_versions import rules_for
+from actplane.verifier.tables.number_versions import rules_for
+from actplane.verifier.tables.profiles import KEEPS_IDS
 from actplane.verifier.tables.refusals import refuse
 
 AT_END: Final = -1
@@ -138,9 +139,9 @@ def _compile_conditional(v: Verification, slot: int, insn: Insn) -> Handler:
         first, second = learn(op, is_wide, left.range, right.range)
         regs = state.frames[-1].regs
         if first is not left.range:
-            replace_linked(state, left, first, regs, dst)
+            replace_linked(v, state, left, first, regs, dst)
         if is_register and second is not right.range:
-            replace_linked(state, right, second, regs, src)
+            replace_linked(v, state, right, second, regs, src)
 
     def branch(state: State) -> int:
         frame = state.frames[-1]
@@ -206,7 +207,9 @@ def _condition(insn: Insn) -> str:
     return f"{letter}{insn.dst} {_SIGNS[insn.code & OPERATION_MASK]} {right}"
 
 
-def replace_linked(state: State, old: Scalar, range_: Range, regs: list[Value | None], reg: int) -> None:
+def replace_linked(
+    v: Verification, state: State, old: Scalar, range_: Range, regs: list[Value | None], reg: int
+) -> None:
     """Give a register a new range, and every register and slot that is known to hold the same number."""
     if not old.id:
         regs[reg] = scalar(range_)
@@ -218,14 +221,19 @@ def replace_linked(state: State, old: Scalar, range_: Range, regs: list[Value | 
         for index in range(10):
             value = frame.regs[index]
             if value.__class__ is Scalar and value.id == id_ and value is not base:
-                frame.regs[index] = _follow(base, value)
+                frame.regs[index] = _follow(v, base, value)
         for i, slot in list(frame.stack.items()):
             value = slot.value
-            if value.__class__ is Scalar and value.id == id_ and slot.kinds[0] == SPILL:
-                frame.put(i, Slot(slot.kinds, _follow(base, value)))
+            if value.__class__ is Scalar and value.id == id_ and _is_linkable(v, slot):
+                frame.put(i, Slot(slot.kinds, _follow(v, base, value)))
 
 
-def _follow(base: Scalar, value: Scalar) -> Scalar:
+def _is_linkable(v: Verification, slot: Slot) -> bool:
+    """Whether comparisons of other copies of the number in a stack slot refine it as well."""
+    return slot.kinds == ALL_SPILL or (slot.kinds[0] == SPILL and v.follows_spills)
+
+
+def _follow(v: Verification, base: Scalar, value: Scalar) -> Scalar:
     """Return a linked number after `base` learned something: equal, or apart by a known amount."""
     if base.delta == value.delta:
         return Scalar(base.range, value.id, value.delta, value.is_delta32)
@@ -235,7 +243,11 @@ def _follow(base: Scalar, value: Scalar) -> Scalar:
     is_wide = not (base.is_delta32 or value.is_delta32)
     if not is_wide and base.range.umax > U32:
         return value
-    return Scalar(arith.apply(ADD, is_wide, base.range, difference), value.id, value.delta, value.is_delta32)
+    delta = value.delta
+    if delta is None and not v.profile.has(KEEPS_IDS):
+        # What marks a number at a distance is copied as well, so that a further copy gets an id of its own.
+        delta = 0
+    return Scalar(arith.apply(ADD, is_wide, base.range, difference), value.id, delta, value.is_delta32)
 
 
 def _note_links(v: Verification, state: State, slot: int, left: Scalar, right: Scalar, dst: int, src: int) -> None:
@@ -250,7 +262,7 @@ def _note_links(v: Verification, state: State, slot: int, left: Scalar, right: S
             if value.__class__ is Scalar and value.id in ids:
                 members.append((frame.index, False, index))
         for i, kept in frame.stack.items():
-            if kept.value.__class__ is Scalar and kept.value.id in ids and kept.kinds[0] == SPILL:
+            if kept.value.__class__ is Scalar and kept.value.id in ids and _is_linkable(v, kept):
                 members.append((frame.index, True, i))
     if len(members) > 1:
         v.note_history(state, slot)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from actplane.verifier.domains.kinds import Kind
+from actplane.verifier.domains.scalar import UNKNOWN
 from actplane.verifier.paths.checkpoint import mark_read
 from actplane.verifier.paths.state import (
     ALL_SPILL,
@@ -80,18 +81,18 @@ def read_fixed(v: Verification, state: State, slot: int, pointer: Pointer, off: 
                 refuse("stack-pointer-corruption", slot, f"{size} bytes of a spilled pointer are loaded")
             v.note_history(state, slot)
             return value
-        if size <= spilled and first == 0:
+        if first == 0 and (size == spilled or (size < spilled and v.follows_spills)):
             v.note_history(state, slot)
             state.trace = (slot, stack_step(pointer.frame, index), state.trace[2])
             if size == 8:
                 return value
-            if size == 4 and spilled == 4 and not value.range.is_const and not value.id:
+            if size == 4 and spilled == 4 and v.follows_spills and not value.range.is_const and not value.id:
                 value = Scalar(value.range, v.new_id())
                 frame.put(index, Slot(kinds, value))
             return Scalar(value.range) if value.range.umax >> (8 * size) else value
         piece = kinds[first : first + size]
         is_zero = value.range.is_const and value.range.value == 0
-        if is_zero and all(kind in (SPILL, NOUGHT) for kind in piece):
+        if is_zero and v.follows_spills and all(kind in (SPILL, NOUGHT) for kind in piece):
             v.note_history(state, slot)
             v.mark_precise_stack(state, frame.index, index)
             return known(0)
@@ -128,10 +129,12 @@ def write_fixed(
         refuse("stack-pointer-corruption", slot, "part of a spilled pointer is overwritten")
     if size == 8:
         state.written[frame.index] |= 1 << index
-    if isinstance(value, Scalar) and first == 0 and v.is_privileged:
+    if isinstance(value, Scalar) and first == 0 and _is_kept(v, value):
         if size < 8 and value.range.umax >> (8 * size):
             value = Scalar(value.range)
-        elif source >= 0 and not value.range.is_const and (not value.id or value.delta is not None):
+        elif (
+            source >= 0 and v.follows_spills and not value.range.is_const and (not value.id or value.delta is not None)
+        ):
             value = Scalar(value.range, v.new_id())
             state.frames[-1].regs[source] = value
         _spill(frame, index, value, size)
@@ -153,6 +156,19 @@ def write_fixed(
         v.mark_precise(state, source)
     kinds[first : first + size] = bytes([NOUGHT if is_zero else MISC]) * size
     frame.put(index, Slot(bytes(kinds)))
+
+
+def _needs_id(value: Scalar) -> bool:
+    """Whether a copy of a number has to be linked with it, and is not."""
+    return not value.range.is_const and (not value.id or value.delta is not None)
+
+
+def _is_kept(v: Verification, value: Scalar) -> bool:
+    """Whether a number that is stored is kept as a number, not as bytes."""
+    if v.follows_spills or not v.is_privileged:
+        return v.is_privileged
+    is_zero = value.range.is_const and value.range.value == 0
+    return not is_zero and value.range is not UNKNOWN
 
 
 def _hides_a_value(kept: Slot | None, first: int, size: int) -> bool:

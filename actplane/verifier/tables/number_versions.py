@@ -1,6 +1,6 @@
 """
-What kernels learn from comparisons of numbers, release by release: `compare` says what can be known,
-this module how much of that a kernel uses.
+What kernels know of numbers, release by release: `arith`, `scalar` and `compare` say what can be
+known, this module how much of that a kernel uses.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Final
 from actplane.asm.isa import JEQ, JGE, JLE, JNE, JSET, JSGE, JSLE
 from actplane.verifier.domains import compare
 from actplane.verifier.domains.compare import NEGATED
-from actplane.verifier.domains.scalar import Range, make
-from actplane.verifier.tables.profiles import KernelProfile
+from actplane.verifier.domains.scalar import Deductions, Range, make
+from actplane.verifier.tables.profiles import COMPARES_SIGNS, FINDS_SINGLES, KernelProfile
 
 Decide = Callable[[int, bool, Range, Range], "bool | None"]
 """Takes an operation, whether it is 64-bit, and both operands: whether it holds, None if that depends."""
@@ -21,6 +21,22 @@ Learn = Callable[[int, bool, Range, Range], tuple[Range, Range]]
 """Takes the same for a comparison that holds: both operands' ranges after it."""
 
 _TRUE_OF_ITSELF: Final = frozenset({JEQ, JGE, JLE, JSGE, JSLE})
+
+
+def deductions_of(profile: KernelProfile) -> Deductions:
+    """
+    Return what a kernel deduces of the numbers that an operation leaves.
+
+    Source: the kernel's history: products of any factors since 6.14, sums that all overflow since 6.17,
+    the bits of products since 6.18.
+    """
+    return Deductions(
+        products=profile.at_least(6, 14),
+        sums=profile.at_least(6, 17),
+        signs=profile.has(COMPARES_SIGNS),
+        product_bits=profile.at_least(6, 18),
+        singles=profile.has(FINDS_SINGLES),
+    )
 
 
 def rules_for(profile: KernelProfile, *, is_same_register: bool) -> tuple[Decide, Learn]:
