@@ -263,26 +263,3 @@ def test_generated_programs_are_of_both_kinds() -> None:
         ids[id_] = ids.get(id_, 0) + 1
     assert ids[SAFE] > 40
     assert {"jump-table", "map-value-out-of-bounds", "unreachable", "endless-loop"} <= set(ids)
-
-
-def nested(depth: int, stack: int = 0) -> str:
-    """A chain of calls in which each function uses some bytes of stack."""
-    use = f"*(u64 *)(r10 -{stack}) = 0\n" if stack else ""
-    calls = [f"{use}call f{i + 1}\nexit\n" for i in range(depth - 1)] + [f"{use}r0 = 0\nexit\n"]
-    return "".join(f".func f{i}\n{text}" if i else text for i, text in enumerate(calls))
-
-
-@pytest.mark.parametrize(
-    ("kernel", "depth", "stack", "id_"),
-    [
-        ("6.18", 8, 0, SAFE),
-        ("6.18", 9, 0, "too-many-frames"),
-        ("7.2", 16, 0, SAFE),
-        ("7.2", 17, 0, "too-many-frames"),
-        ("7.2.13+deb14-amd64", 16, 32, SAFE),
-        ("7.2", 16, 40, "stack-too-deep"),
-        ("7.2", 9, 56, "stack-too-deep"),
-    ],
-)
-def test_calls_nest_as_deep_as_the_kernel_lets_them(kernel: str, depth: int, stack: int, id_: str) -> None:
-    assert id_of(judge(nested(depth, stack), kernel=kernel)) == id_
