@@ -22,8 +22,8 @@ class Change:
     backports: Mapping[tuple[int, int], int]
 
 
-# Source: the announcements of Linux 6.18.16, 6.18.17, 6.18.33, 6.19.6 and 6.19.7.
-FORKS_ON_SIGN: Final = Change((7, 0), {(6, 18): 16, (6, 19): 6})
+# Source: the announcements of Linux 6.18.16, 6.18.17, 6.18.33, 6.19.6 and 6.19.7; what 6.12.95 accepts.
+FORKS_ON_SIGN: Final = Change((7, 0), {(6, 12): 95, (6, 18): 16, (6, 19): 6})
 """A mask of a spread sign is walked for both signs."""
 TRACKS_SWAPS: Final = Change((7, 0), {(6, 18): 17, (6, 19): 7})
 """What is known of a number's bits stays known when its bytes are swapped."""
@@ -87,7 +87,7 @@ class KernelProfile:
 PROFILES: Final = {
     "5.10": KernelProfile("5.10", (5, 10)),
     "6.1": KernelProfile("6.1", (6, 1)),
-    "6.12": KernelProfile("6.12", (6, 12)),
+    "6.12": KernelProfile("6.12", (6, 12), 107),
     "6.18": KernelProfile("6.18", (6, 18), 44),
     "7.2": KernelProfile("7.2", (7, 2)),
 }

@@ -55,7 +55,9 @@ CATALOGUE: Final[dict[str, Reason]] = _catalogue(
     Reason("bad-call-target", "A call to nowhere", "let the call end at the first instruction of a function"),
     Reason("falls-off-end", "Control runs past the end", "end every function with an exit or a jump"),
     Reason("unreachable", "Code that no path reaches", "remove the code, or jump to it"),
-    Reason("loop-not-allowed", "A loop in an unprivileged program", "unroll the loop"),
+    Reason(
+        "loop-not-allowed", "A loop that is not allowed", "unroll the loop; before Linux 6.7 begin it with its test"
+    ),
     Reason("endless-loop", "A loop that makes no progress", "let some register or stack slot change towards the exit"),
     Reason("too-many-instructions", "Too much to verify", "split the program, or write loops as bpf_loop callbacks"),
     Reason("program-too-large", "Too many instructions", "split the program and use tail calls"),
