@@ -157,6 +157,18 @@ def _functions(count: int) -> str:
     return f"{calls}r0 = 0\nexit\n" + "".join(f"f{index}:\nr0 = 0\nexit\n" for index in range(1, count))
 
 
+PACKET_FILLED = """r2 = *(u32 *)(r1 +START)
+r4 = *(u32 *)(r1 +STOP)
+r5 = r2
+r5 += 64
+if r5 > r4 goto end
+r3 = 64
+r4 = 0
+call bpf_fib_lookup
+end:
+r0 = 0
+exit"""
+
 BAD = "global-function"
 
 PROGRAMS_ABOUT_RULES: tuple[SmallProgram, ...] = (
@@ -193,6 +205,15 @@ PROGRAMS_ABOUT_RULES: tuple[SmallProgram, ...] = (
         ".prog main socket_filter license=Proprietary\nr0 = 0\nif r0 == 0 goto end\n"
         "call bpf_rcu_read_lock#kfunc\nend:\nexit",
         "gpl-required",
+    ),
+    # Helpers that fill memory take none of the packet's.
+    *(
+        SmallProgram(
+            f"route looked up into the packet of {kind}",
+            f".prog main {kind}\n{PACKET_FILLED.replace('START', start).replace('STOP', stop)}",
+            "packet-write",
+        )
+        for kind, start, stop in (("sched_cls", "76", "80"), ("xdp", "0", "4"))
     ),
     # Where programs are attached, and how many functions they have.
     SmallProgram("nowhere", ".prog main sk_lookup\nr0 = 1\nexit", "attach"),

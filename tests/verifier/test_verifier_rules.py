@@ -8,7 +8,7 @@ from actplane.asm.assembler import assemble_object
 from actplane.loader.btf import Btf
 from actplane.loader.btf_types import BtfType, Kind, Linkage, Member
 from actplane.loader.btf_write import BtfWriter
-from actplane.verifier import OwnTypes, verify
+from actplane.verifier import Options, OwnTypes, verify
 from actplane.verifier.tables.profiles import PROFILES
 from tests.verifier.small_programs import PROGRAMS_ABOUT_RULES, SmallProgram
 
@@ -71,3 +71,11 @@ def test_lsm_programs_have_a_license() -> None:
     refusal = verify(assemble_object(text, name="test").programs[0], types=kernel_with()).refusal
     assert refusal is not None
     assert refusal.id == "gpl-required"
+
+
+@pytest.mark.parametrize("helper", ["bpf_get_current_comm", "bpf_get_current_cgroup_id", "bpf_send_signal"])
+def test_helpers_for_users_with_privileges(helper: str) -> None:
+    program = assemble_object(f".prog main socket_filter\nr1 = 0\ncall {helper}\nexit", name="test").programs[0]
+    refusal = verify(program, options=Options(is_privileged=False)).refusal
+    assert refusal is not None
+    assert refusal.id == "privileged-only"

@@ -248,7 +248,11 @@ PRIVILEGED: Final = frozenset(
     timer_cancel kptr_xchg for_each_map_elem loop user_ringbuf_drain ringbuf_reserve_dynptr ringbuf_submit_dynptr
     ringbuf_discard_dynptr dynptr_from_mem dynptr_read dynptr_write dynptr_data cgrp_storage_get cgrp_storage_delete
     trace_printk get_current_task get_current_task_btf probe_read_user probe_read_kernel probe_read_user_str
-    probe_read_kernel_str task_pt_regs snprintf_btf snprintf trace_vprintk""".split()  # noqa: SIM905
+    probe_read_kernel_str task_pt_regs snprintf_btf snprintf trace_vprintk current_task_under_cgroup
+    get_cgroup_classid task_storage_get task_storage_delete get_current_cgroup_id get_current_ancestor_cgroup_id get_current_comm perf_event_read perf_event_read_value
+    send_signal send_signal_thread get_task_stack copy_from_user copy_from_user_task get_branch_snapshot find_vma
+    skc_to_tcp6_sock skc_to_tcp_sock skc_to_tcp_timewait_sock skc_to_tcp_request_sock skc_to_udp6_sock
+    skc_to_unix_sock skc_to_mptcp_sock""".split()  # noqa: SIM905
 )
 """Helpers of all kinds of programs that need CAP_BPF or CAP_PERFMON."""
 
@@ -286,7 +290,7 @@ def numbers_of(names: str) -> frozenset[int]:
 
 READS_PACKET: Final = numbers_of(
     "map_lookup_elem map_update_elem map_delete_elem map_push_elem map_lookup_percpu_elem "
-    "csum_diff sk_lookup_tcp sk_lookup_udp skc_lookup_tcp fib_lookup tcp_check_syncookie tcp_gen_syncookie "
+    "csum_diff sk_lookup_tcp sk_lookup_udp skc_lookup_tcp tcp_check_syncookie tcp_gen_syncookie "
     "tcp_raw_gen_syncookie_ipv4 tcp_raw_gen_syncookie_ipv6 tcp_raw_check_syncookie_ipv4 tcp_raw_check_syncookie_ipv6"
 )
 """Helpers that take pointers into the packet."""
