@@ -249,7 +249,8 @@ PRIVILEGED: Final = frozenset(
     ringbuf_discard_dynptr dynptr_from_mem dynptr_read dynptr_write dynptr_data cgrp_storage_get cgrp_storage_delete
     trace_printk get_current_task get_current_task_btf probe_read_user probe_read_kernel probe_read_user_str
     probe_read_kernel_str task_pt_regs snprintf_btf snprintf trace_vprintk current_task_under_cgroup
-    get_cgroup_classid task_storage_get task_storage_delete get_current_cgroup_id get_current_ancestor_cgroup_id get_current_comm perf_event_read perf_event_read_value
+    get_cgroup_classid task_storage_get task_storage_delete get_current_cgroup_id get_current_ancestor_cgroup_id
+    get_current_comm perf_event_read perf_event_read_value
     send_signal send_signal_thread get_task_stack copy_from_user copy_from_user_task get_branch_snapshot find_vma
     skc_to_tcp6_sock skc_to_tcp_sock skc_to_tcp_timewait_sock skc_to_tcp_request_sock skc_to_udp6_sock
     skc_to_unix_sock skc_to_mptcp_sock""".split()  # noqa: SIM905
