@@ -111,6 +111,7 @@ call bpf_sk_lookup_tcp
 if r0 == 0 goto end
 r7 = r0
 """
+TCP_SOCKET = "r1 = r7\ncall bpf_tcp_sock\nif r0 == 0 goto done\n"
 RELEASE = "r1 = r7\ncall bpf_sk_release\nend:\nr0 = 0\nexit\n"
 NONE_PASSED = "r1 = 0\ncall f\nr0 = 0\nexit\nf:\nr0 = 0\nexit"
 CONTEXT_PASSED = "call f\nr0 = 0\nexit\nf:\nr0 = 0\nexit"
@@ -205,6 +206,22 @@ PROGRAMS_ABOUT_RULES: tuple[SmallProgram, ...] = (
         ".prog main socket_filter license=Proprietary\nr0 = 0\nif r0 == 0 goto end\n"
         "call bpf_rcu_read_lock#kfunc\nend:\nexit",
         "gpl-required",
+    ),
+    # What can be read of sockets.
+    *(
+        SmallProgram(
+            f"{size} bytes at {off} of a {what}",
+            f"{SOCKET}{prepare}r0 = *(u{8 * size} *)(r{'0' if prepare else '7'} +{off})\ndone:\n{RELEASE}",
+            id_,
+        )
+        for what, prepare, off, size, id_ in (
+            ("socket", "", 44, 1, ""),
+            ("socket", "", 45, 1, "context-access"),
+            ("TCP socket", TCP_SOCKET, 80, 8, ""),
+            ("TCP socket", TCP_SOCKET, 84, 4, "context-access"),
+            ("TCP socket", TCP_SOCKET, 108, 4, ""),
+            ("TCP socket", TCP_SOCKET, 112, 4, "context-access"),
+        )
     ),
     # Helpers that fill memory take none of the packet's.
     *(

@@ -116,9 +116,12 @@ def _netfilter_field(v: Verification, off: int) -> Value:
     return Pointer(Kind.BTF_ID, flags=Flag.TRUSTED, types=types, type_id=type_id)
 
 
-# Fields of struct bpf_sock and bpf_tcp_sock: offset and size; bpf_xdp_sock has one.
-_SOCK_WIDE: Final = frozenset({0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64, 68, 72, 76})
-_SOCK_NARROW: Final = frozenset({*range(24, 44), *range(52, 72), 44, 45, 48, 49, 4, 8, 12, 72, 76})
+# Offsets in struct bpf_sock of what is read as 4 bytes, and of what may be read as fewer; in bpf_tcp_sock of
+# what has 8 bytes, and of the last member; bpf_xdp_sock has one member.
+_SOCK_WIDE: Final = frozenset(range(0, 80, 4))
+_SOCK_NARROW: Final = frozenset({*range(24, 44), *range(52, 72), 44, 48, 49, 4, 8, 12, 72, 76})
+_TCP_SOCK_LONG: Final = frozenset({80, 88})
+_TCP_SOCK_LAST: Final = 108
 
 
 def access_socket(v: Verification, slot: int, reg: int, base: Pointer, off: int, size: int, *, is_write: bool) -> Value:
@@ -131,8 +134,8 @@ def access_socket(v: Verification, slot: int, reg: int, base: Pointer, off: int,
         refuse("negative-offset", slot, f"r{reg}: the offset in {base.type_name} may be negative", reg)
     is_fixed = base.var.is_const and base.var.value == 0
     if base.kind is Kind.TCP_SOCK:
-        is_ok = off >= 0 and off % size == 0 and (size == 8 if off in (80, 88) else size == 4) and off + size <= 124
-        is_ok = is_ok and off < 116 + 8
+        is_ok = size == 8 if off in _TCP_SOCK_LONG else size == 4 and off % 4 == 0 and 0 <= off <= _TCP_SOCK_LAST
+        is_ok = is_ok and off - 4 not in _TCP_SOCK_LONG
     elif base.kind is Kind.XDP_SOCK:
         is_ok = off == 0 and size == 4
     elif base.kind is Kind.SOCK_COMMON:
