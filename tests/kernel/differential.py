@@ -176,6 +176,15 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def compared(category: str, seed: int, count: int, types: Btf, profile: KernelProfile) -> Tally:
+    """Ask the mirror and the running kernel the first questions of one category."""
+    tally = Tally(profile.name, seed)
+    with Asker(blob_of, types) as asker:
+        for question in questions(seed, types, {category: count}, {}):
+            answer_both(tally, question, asker, types, profile)
+    return tally
+
+
 def answer_both(tally: Tally, question: Question, asker: Asker, types: Btf, profile: KernelProfile) -> str:
     """Ask the kernel, then the mirror, and count what they say. Returns the outcome."""
     try:

@@ -11,25 +11,16 @@ from actplane.loader.btf import Btf
 from actplane.loader.maps import Map
 from actplane.runtime.host_profile import host_profile
 from tests.kernel.asker import Asker
-from tests.kernel.differential import answer_both, both_logs
+from tests.kernel.differential import both_logs, compared
 from tests.kernel.log_lines import agreement
-from tests.kernel.tally import BOTH_ACCEPT, BOTH_REFUSE, MIRROR_ONLY, Tally
+from tests.kernel.tally import BOTH_ACCEPT, BOTH_REFUSE, MIRROR_ONLY
 from tests.verifier import corpus
 from tests.verifier.program_grammar import MAPS
 from tests.verifier.questions import FINITE, MAKERS, blob_of
 
 COUNT = int(os.environ.get("ACTPLANE_DIFFERENTIAL_COUNT", "120"))
 
-JUMPING = ("jump tables", "jump tables, mutated")
-CATEGORIES = (
-    "rules",
-    "grammar",
-    "grammar, mutated",
-    "corpus, mutated",
-    "documentation",
-    "documentation, mutated",
-    *JUMPING,
-)
+CATEGORIES = ("rules", "grammar", "grammar, mutated", "corpus, mutated", "documentation", "documentation, mutated")
 """What codegen emits is asked about in `test_verifier_policies.py`; the rest of the corpus costs too much here."""
 
 
@@ -51,15 +42,8 @@ def test_programs_get_the_kernels_verdict(category: str) -> None:
         types, profile = Btf.vmlinux(), host_profile()
     except ActplaneError as error:
         pytest.skip(f"needs the types of a kernel: {error}")
-    if category in JUMPING and not profile.at_least(6, 19):
-        pytest.skip("needs Linux 6.19 or newer, which has indirect jumps")
-    tally = Tally(profile.name, 2026)
     count = min(COUNT, FINITE[category](2026, types)) if category in FINITE else COUNT
-    with Asker(blob_of, types) as asker:
-        for number in range(count):
-            question = MAKERS[category](2026, number, types)
-            if question is not None:
-                answer_both(tally, question, asker, types, profile)
+    tally = compared(category, 2026, count, types, profile)
     row = tally.counts[category]
     assert row[BOTH_ACCEPT] > count // 10, "a category should have safe and unsafe programs"
     assert row[BOTH_REFUSE] > count // 10, "a category should have safe and unsafe programs"
