@@ -44,9 +44,16 @@ def add_program_argument(parser: Any, *, has_choice: bool = True) -> None:
 
 def read_data(options: argparse.Namespace) -> tuple[bytes, str]:
     """Return the bytes of the file an argument names, and what messages call it. Raises InputError."""
-    name = "<stdin>" if options.file == STDIN else options.file
+    return read_input(options.file)
+
+
+def read_input(file: str) -> tuple[bytes, str]:
+    """Return the bytes of a file, or of standard input for `-`, and what messages call it. Raises InputError."""
+    name = "<stdin>" if file == STDIN else file
+    if file == STDIN and sys.stdin is None:
+        raise InputError(f"{name}: cannot be read: it is closed")
     try:
-        return sys.stdin.buffer.read() if options.file == STDIN else Path(options.file).read_bytes(), name
+        return sys.stdin.buffer.read() if file == STDIN else Path(file).read_bytes(), name
     except OSError as error:
         raise InputError(f"{name}: cannot be read: {error.strerror}") from error
 

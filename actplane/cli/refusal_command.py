@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from actplane.cli.asm_input import STDIN, InputError
+from actplane.cli.asm_input import STDIN, InputError, read_input
 from actplane.cli.exits import Exit
 from actplane.errors import VerifyError
 from actplane.verifier.kernel_log import KernelRefusal, parse_kernel_log
@@ -39,24 +38,16 @@ def run(options: argparse.Namespace) -> int:
     if options.what in CATALOGUE:
         _show_page(options.what, options.json)
         return Exit.OK
-    name = "<stdin>" if options.what == STDIN else options.what
-    found = parse_kernel_log(_read(options.what, name))
+    if options.what != STDIN and not Path(options.what).exists():
+        near = difflib.get_close_matches(options.what, CATALOGUE, n=1)
+        hint = f"\n    hint: did you mean {near[0]}?" if near else ""
+        raise InputError(f"{options.what}: neither the id of a refusal nor a file{hint}")
+    data, name = read_input(options.what)
+    found = parse_kernel_log(data.decode("utf-8", errors="replace"))
     if found is None:
         raise InputError(f"{name}: the log names no reason that is known: expected what a kernel's verifier says")
     print(json.dumps(_facts(found), indent=2) if options.json else _text(found))
     return Exit.OK
-
-
-def _read(what: str, name: str) -> str:
-    try:
-        data = sys.stdin.buffer.read() if what == STDIN else Path(what).read_bytes()
-    except FileNotFoundError as error:
-        near = difflib.get_close_matches(what, CATALOGUE, n=1)
-        hint = f"\n    hint: did you mean {near[0]}?" if near else ""
-        raise InputError(f"{name}: neither the id of a refusal nor a file{hint}") from error
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error.strerror}") from error
-    return data.decode("utf-8", errors="replace")
 
 
 def _show_page(id_: str, is_json: bool) -> None:

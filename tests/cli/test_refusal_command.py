@@ -40,6 +40,15 @@ def test_a_log_may_come_through_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert (found["id"], found["insn"], found["insns_processed"]) == ("null-dereference", 4, 5)
 
 
+@pytest.mark.parametrize("command", [["refusal"], ["verify", "--type", "xdp"], ["disasm"]])
+def test_a_closed_input_is_said(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(command) == Exit.FAILURE
+    assert capsys.readouterr().err == "actplane: <stdin>: cannot be read: it is closed\n"
+
+
 @pytest.mark.parametrize("id_", CATALOGUE)
 def test_every_id_has_its_page(id_: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["refusal", id_]) == Exit.OK
