@@ -232,6 +232,16 @@ PROGRAMS_ABOUT_RULES: tuple[SmallProgram, ...] = (
         )
         for kind, start, stop in (("sched_cls", "76", "80"), ("xdp", "0", "4"))
     ),
+    # Kernel functions, and who may call them.
+    *(
+        SmallProgram(f"{call} of {kind}", f".prog main {kind}\ncall {call}#kfunc\nr0 = 0\nexit", id_, needs_types=True)
+        for kind, call, id_ in (
+            ("perf_event", "bpf_crypto_ctx_create", "kfunc-not-allowed"),
+            ("syscall sleepable", "css_rstat_updated", "kfunc-not-allowed"),
+            ("kprobe", "bpf_cast_to_kern_ctx", ""),
+            ("raw_tracepoint", "bpf_cast_to_kern_ctx", "kfunc-not-allowed"),
+        )
+    ),
     # Where programs are attached, and how many functions they have.
     SmallProgram("nowhere", ".prog main sk_lookup\nr0 = 1\nexit", "attach"),
     SmallProgram("somewhere else", ".prog main xdp attach_type=BPF_SK_LOOKUP\nr0 = 1\nexit"),

@@ -257,14 +257,24 @@ def _cast(v: Verification, call: Call, wanted: Value | None) -> Value:
 
 
 _KERNEL_CONTEXTS: Final = {
-    "SCHED_CLS": "sk_buff",
-    "SOCKET_FILTER": "sk_buff",
-    "CGROUP_SKB": "sk_buff",
+    **dict.fromkeys(("SCHED_CLS", "SCHED_ACT", "SOCKET_FILTER", "CGROUP_SKB", "SK_SKB"), "sk_buff"),
+    **dict.fromkeys(("LWT_IN", "LWT_OUT", "LWT_XMIT", "LWT_SEG6LOCAL"), "sk_buff"),
     "XDP": "xdp_buff",
-    "CGROUP_SOCK_ADDR": "bpf_sock_addr_kern",
-    "SOCK_OPS": "bpf_sock_ops_kern",
     "CGROUP_SOCK": "sock",
+    "CGROUP_SOCK_ADDR": "bpf_sock_addr_kern",
+    "CGROUP_SOCKOPT": "bpf_sockopt_kern",
+    "CGROUP_SYSCTL": "bpf_sysctl_kern",
+    "CGROUP_DEVICE": "bpf_cgroup_dev_ctx",
+    "SOCK_OPS": "bpf_sock_ops_kern",
+    "SK_MSG": "sk_msg",
+    "SK_LOOKUP": "bpf_sk_lookup_kern",
+    "SK_REUSEPORT": "sk_reuseport_kern",
+    "FLOW_DISSECTOR": "bpf_flow_dissector",
+    "NETFILTER": "bpf_nf_ctx",
+    "KPROBE": "pt_regs",
+    "PERF_EVENT": "bpf_perf_event_data_kern",
 }
+"""What the context is inside of the kernel, where that is a struct."""
 
 
 def _kernel_context(v: Verification, call: Call) -> Value:

@@ -8,7 +8,7 @@ pointer valid under RCU, `trusted` wants trusted pointers, `rcuarg` is content w
 section, `packet` may move the packet, `device` is for programs bound to a network device, `cast`,
 `throw` and `dynptr` are rules of their own, `callback` keeps a function for later. Who: `all`; `any` is
 tracing, XDP, traffic control, cgroup, syscall and struct_ops programs; `trace` tracing, syscall and
-struct_ops; `net` XDP and traffic control; the others are in `_CALLERS`.
+struct_ops; `net` XDP and traffic control, `packet` also its actions; the others are in `_CALLERS`.
 Source: the sets of kernel functions that the kernel registers (BTF_ID_FLAGS).
 """
 
@@ -150,21 +150,21 @@ bpf_get_dentry_xattr         6.12 lsm    sleep trusted
 bpf_get_file_xattr           6.8  lsm    sleep trusted
 bpf_set_dentry_xattr         6.15 lsm    sleep trusted
 bpf_remove_dentry_xattr      6.15 lsm    sleep trusted
-bpf_cgroup_read_xattr        6.17 lsm    rcuarg
+bpf_cgroup_read_xattr        6.17 all    rcuarg
 bpf_lookup_user_key          6.1  trace  acquire null sleep
 bpf_lookup_system_key        6.1  trace  acquire null
 bpf_key_put                  6.1  trace  release
 bpf_verify_pkcs7_signature   6.1  trace  sleep
 bpf_sock_destroy             6.5  trace  trusted
-bpf_crypto_ctx_create        6.10 trace  acquire null sleep
-bpf_crypto_ctx_acquire       6.10 trace  acquire rcuarg null
-bpf_crypto_ctx_release       6.10 trace  release
-bpf_crypto_encrypt           6.10 net    rcuarg
-bpf_crypto_decrypt           6.10 net    rcuarg
-bpf_skb_ct_lookup            5.18 tc     acquire null
-bpf_skb_ct_alloc             6.0  tc     acquire null
-bpf_xdp_ct_lookup            5.18 xdp    acquire null
-bpf_xdp_ct_alloc             6.0  xdp    acquire null
+bpf_crypto_ctx_create        6.10 sys    acquire null sleep
+bpf_crypto_ctx_acquire       6.10 sys    acquire rcuarg null
+bpf_crypto_ctx_release       6.10 sys    release
+bpf_crypto_encrypt           6.10 packet rcuarg
+bpf_crypto_decrypt           6.10 packet rcuarg
+bpf_skb_ct_lookup            5.18 net    acquire null
+bpf_skb_ct_alloc             6.0  net    acquire null
+bpf_xdp_ct_lookup            5.18 net    acquire null
+bpf_xdp_ct_alloc             6.0  net    acquire null
 bpf_ct_insert_entry          6.0  net    acquire null release
 bpf_ct_release               5.18 net    release
 bpf_ct_set_nat_info          6.1  net    trusted
@@ -184,7 +184,7 @@ bpf_sock_ops_enable_tx_tstamp 6.15 sockops trusted
 bpf_session_is_return        6.10 kprobe
 bpf_session_cookie           6.10 kprobe
 bpf_dynptr_from_skb          6.4  skb    dynptr trusted
-bpf_dynptr_from_skb_meta     6.18 tc     dynptr trusted
+bpf_dynptr_from_skb_meta     6.18 cls    dynptr trusted
 bpf_dynptr_from_xdp          6.4  xdp    dynptr
 bpf_dynptr_slice             6.4  all    dynptr null
 bpf_dynptr_slice_rdwr        6.4  all    dynptr null
@@ -197,8 +197,8 @@ bpf_dynptr_copy              6.16 all    dynptr
 bpf_dynptr_memset            6.17 all    dynptr
 bpf_kfunc_call_test_release  5.18 test   release
 bpf_kfunc_call_memb_release  5.18 test   release
-css_rstat_updated            6.1  trace
-css_rstat_flush              6.1  trace  sleep
+css_rstat_updated            6.1  hooks
+css_rstat_flush              6.1  hooks  sleep
 tcp_reno_ssthresh            5.13 ops
 tcp_reno_cong_avoid          5.13 ops
 tcp_reno_undo_cwnd           5.13 ops
@@ -277,7 +277,11 @@ _CALLERS: Final = {
     "test": _TRACING | {"SYSCALL", "SCHED_CLS"},
     "lsm": frozenset({"LSM"}),
     "net": frozenset({"XDP", "SCHED_CLS"}),
+    "packet": frozenset({"XDP", "SCHED_CLS", "SCHED_ACT"}),
+    "hooks": _TRACING,
+    "sys": frozenset({"SYSCALL"}),
     "tc": frozenset({"SCHED_CLS"}),
+    "cls": frozenset({"SCHED_CLS", "SCHED_ACT"}),
     "xdp": frozenset({"XDP"}),
     "skb": _PACKET | _TUNNEL | _TRACING | _CGROUP,
     "addr": frozenset({"CGROUP_SOCK_ADDR"}),
