@@ -242,6 +242,13 @@ PROGRAMS_ABOUT_RULES: tuple[SmallProgram, ...] = (
             ("raw_tracepoint", "bpf_cast_to_kern_ctx", "kfunc-not-allowed"),
         )
     ),
+    SmallProgram(
+        "string of a user into a value that may be missing",
+        ".map h hash key=8 value=64 max_entries=4\n.prog main syscall sleepable\n*(u64 *)(r10 -8) = 0\n"
+        "r1 = map[h]\nr2 = r10\nr2 += -8\ncall bpf_map_lookup_elem\nr1 = r0\nr2 = 8\nr3 = 0\nr4 = 0\n"
+        "call bpf_copy_from_user_str#kfunc\nr0 = 0\nexit",
+        needs_types=True,
+    ),
     # Where programs are attached, and how many functions they have.
     SmallProgram("nowhere", ".prog main sk_lookup\nr0 = 1\nexit", "attach"),
     SmallProgram("somewhere else", ".prog main xdp attach_type=BPF_SK_LOOKUP\nr0 = 1\nexit"),

@@ -373,7 +373,18 @@ def _check_sized(
     assert isinstance(size, Scalar)
     if not (is_null and suffix_of(members[index].name) in ("opt", "nullable")):
         for is_write in (False, True):
-            arguments.check_sized(v, state, call, reg + 1, size, allows_nothing=True, is_write=is_write, is_raw=False)
+            # Whether it may be null was asked before.
+            arguments.check_sized(
+                v,
+                state,
+                call,
+                reg + 1,
+                size,
+                allows_nothing=True,
+                is_write=is_write,
+                is_raw=False,
+                is_nullable=True,
+            )
     if suffix_of(members[index + 1].name) == "szk":
         if not size.range.is_const:
             refuse("argument-constant", call.slot, f"r{reg + 1} of {call.name} must be a known constant", reg + 1)
