@@ -145,6 +145,8 @@ _AFTERWARDS: Final = re.compile(
 )
 """Lines of a loader about a log that is over."""
 _REPORT: Final = re.compile(r"^Verification failed(?::|$)")
+_MOST_MESSAGES: Final = 64
+"""A kernel says its reason in a few lines; of a file that is no log at all, the end is looked at."""
 _INSN_OF_MESSAGE: Final = re.compile(
     r"(?:infinite loop detected at|back-edge from|jump out of range from|unreachable|ldimm64|loop at) insn (\d+)"
 )
@@ -186,6 +188,7 @@ def _read(part: _Part, line: str) -> None:
         part.has_ended = bool(part.messages) or part.slot >= 0
     elif not (part.has_ended or line.startswith(";") or _NOISE.match(line)):
         part.messages.append(line)
+        del part.messages[:-_MOST_MESSAGES]
 
 
 _CATEGORY: Final = re.compile(r"^Verification failed: *[^:]*: *(.*)$")
