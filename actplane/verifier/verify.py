@@ -230,7 +230,8 @@ def _refusal(engine: Engine | None, program: Program, refused: Refused) -> Refus
     insn = _insn_at(program, slot)
     if insn is not None:
         text = insn_text(insn)
-        if engine is not None and engine.processed:
+        # What is refused before or after the walk, as calls too deep for the stack, was met in no state.
+        if engine is not None and engine.processed and engine.state.slot == slot:
             # A register that is not set has no state: then those that are.
             state = state_text(engine.state, refused.regs) or state_text(engine.state, _ALL_REGISTERS)
             path = _path(engine.state, engine.code)

@@ -18,6 +18,7 @@ class Call:
     slot: int
     map: MapFacts | None = None
     map_uid: int = 0
+    map_reg: int = 0
     written: tuple[int, Pointer, int] | None = None
     """Memory that the helper fills: register, pointer, bytes."""
     max_size: int = 0

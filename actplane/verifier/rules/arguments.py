@@ -129,7 +129,7 @@ def _map(v: Verification, state: State, call: Call, reg: int, value: Value, arg:
         timer_map, uid = call.extra["timer_map"]
         if timer_map is not pointer.map or uid != pointer.map_uid:
             refuse("argument-type", call.slot, f"r{reg}: the timer lies in another map than this one", reg)
-    call.map, call.map_uid = pointer.map, pointer.map_uid
+    call.map, call.map_uid, call.map_reg = pointer.map, pointer.map_uid, reg
 
 
 def _key(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:

@@ -188,18 +188,21 @@ def _check_map(v: Verification, state: State, call: Call) -> None:
         return
     name = call.name.removeprefix("bpf_")
     if name in _WRITES_MAP and not facts.can_write():
-        refuse("map-value-access", call.slot, f"programs may not write to the map {facts.spec.name!r}")
+        claim = f"r{call.map_reg}: programs may not write to the map {facts.spec.name!r}"
+        refuse("map-value-access", call.slot, claim, call.map_reg)
     map_name = facts.spec.type.name.removeprefix("BPF_MAP_TYPE_")
     if map_name.startswith(("CGROUP_STORAGE", "PERCPU_CGROUP_STORAGE")):
         map_name = map_name.removesuffix("_DEPRECATED")
     if not works_on(name, map_name):
-        refuse("map-helper-mismatch", call.slot, f"{call.name} does not work on a map of type {map_name}")
+        claim = f"r{call.map_reg}: {call.name} does not work on a map of type {map_name}"
+        refuse("map-helper-mismatch", call.slot, claim, call.map_reg)
     if map_name in ("SOCKMAP", "SOCKHASH") and name in ("map_update_elem", "map_delete_elem"):
         may_update = v.prog_type.name.removeprefix("BPF_PROG_TYPE_") in _SOCKMAP_UPDATERS
         is_iter = v.program.attach_type is AttachType.BPF_TRACE_ITER
         is_sock_ops = v.prog_type is ProgType.BPF_PROG_TYPE_SOCK_OPS and name == "map_delete_elem"
         if not (may_update or is_iter or is_sock_ops):
-            refuse("map-helper-mismatch", call.slot, f"{call.name} on a {map_name} is not for this kind of program")
+            claim = f"r{call.map_reg}: {call.name} on a {map_name} is not for this kind of program"
+            refuse("map-helper-mismatch", call.slot, claim, call.map_reg)
 
 
 _WRITES_MAP: Final = frozenset({"map_update_elem", "map_delete_elem", "map_push_elem", "map_pop_elem"})

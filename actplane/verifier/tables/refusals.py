@@ -119,7 +119,11 @@ CATALOGUE: Final[dict[str, Reason]] = _catalogue(
         "A packet access beyond what was checked",
         "compare pointer + length with data_end first",
     ),
-    Reason("packet-write", "This program may not write to packets", "use a helper that changes the packet"),
+    Reason(
+        "packet-write",
+        "This program may not write to packets",
+        "change packets with a helper, and give helpers copies of their bytes",
+    ),
     Reason(
         "memory-out-of-bounds", "An access outside of a memory region", "stay inside of the size that the helper gave"
     ),
@@ -175,7 +179,9 @@ CATALOGUE: Final[dict[str, Reason]] = _catalogue(
     ),
     Reason("callback", "A callback used wrongly", "pass a static function with the arguments the helper gives"),
     Reason(
-        "tail-call", "A tail call where none is allowed", "release everything and leave sections before the tail call"
+        "tail-call",
+        "A tail call where none is allowed",
+        "name one map of programs, from a function that returns a number",
     ),
     Reason("dynptr", "A dynptr used wrongly", "initialise it, keep it whole on the stack, and release it"),
     Reason("iterator", "An iterator used wrongly", "create, advance and destroy it on the stack"),
@@ -192,7 +198,7 @@ CATALOGUE: Final[dict[str, Reason]] = _catalogue(
     Reason(
         "exception",
         "An exception or its callback used wrongly",
-        "name one global function that takes a number, and throw with nothing held",
+        "throw outside of callbacks and with nothing held; name one global function that takes a number",
     ),
     Reason("irq-flag", "A saved interrupt state used wrongly", "restore what was saved, the last one first"),
     # What is held and how a program ends.
