@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from actplane.asm import assemble_object
+from actplane.errors import ActplaneError
 from actplane.loader.btf import Btf
 from actplane.loader.btf_types import Linkage
 from actplane.loader.btf_write import BtfWriter
@@ -76,4 +77,26 @@ def test_calls_share_512_bytes_of_stack_however_deep(kernel: str, kinds: str, st
 def test_a_function_without_stack_needs_none(kernel: str, id_: str) -> None:
     text = ".prog p socket_filter\n*(u64 *)(r10 -512) = 0\ncall f\nr0 = 0\nexit\n.func f\nr0 = 0\nexit\n"
     report = verify(assemble_object(text, name="frames").programs[0], {}, profile=profile_of(kernel))
+    assert (report.refusal.id if report.refusal is not None else SAFE) == id_
+
+
+@pytest.mark.parametrize(
+    ("kind", "id_"),
+    [
+        ("kprobe", SAFE),
+        ("tracing attach_type=BPF_TRACE_RAW_TP attach_to=sched_process_exec", SAFE),
+        ("tracing attach_type=BPF_TRACE_ITER attach_to=task", "stack-too-deep"),
+        ("raw_tracepoint_writable", "stack-too-deep"),
+        ("xdp", "stack-too-deep"),
+    ],
+)
+def test_some_programs_have_a_stack_of_their_own_for_each_function(kind: str, id_: str) -> None:
+    try:
+        types = Btf.vmlinux()
+    except ActplaneError as error:
+        pytest.skip(f"needs the types of a kernel: {error}")
+    text = (
+        f".prog p {kind}\n*(u64 *)(r10 -512) = 0\ncall f\nr0 = 0\nexit\n.func f\n*(u64 *)(r10 -128) = 0\nr0 = 0\nexit\n"
+    )
+    report = verify(assemble_object(text, name="frames").programs[0], {}, types, profile=profile_of("6.18"))
     assert (report.refusal.id if report.refusal is not None else SAFE) == id_

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from actplane.asm.isa import CALL
-from actplane.asm.uapi import ProgType
+from actplane.asm.uapi import AttachType, ProgType
 from actplane.verifier.paths.verification import Verification
 from actplane.verifier.tables.refusals import refuse
 
@@ -33,7 +33,9 @@ def check(v: Verification) -> None:
     for slot, target in code.called.items():
         if code.layout.opcodes[slot] == CALL or target not in asynchronous:
             calls[code.starts[code.function_of[slot]]].append(target)
-    has_private = v.profile.at_least(6, 13) and v.prog_type in _PRIVATE_STACK_TYPES and not tails
+    # Iterators have no private stacks: nothing keeps them from running inside of themselves.
+    may_have_private = v.prog_type in _PRIVATE_STACK_TYPES and v.program.attach_type is not AttachType.BPF_TRACE_ITER
+    has_private = v.profile.at_least(6, 13) and may_have_private and not tails
     for root in [0, *sorted(asynchronous)]:
         _descend(v, calls, root, 0, [], 1, {code.starts[i] for i in tails}, has_private)
 
