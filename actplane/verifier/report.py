@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 from actplane.errors import VerifyError
 from actplane.source import Span
@@ -21,6 +21,9 @@ class Step:
     def __str__(self) -> str:
         place = f"     [{self.span.source.name}:{self.span.line}]" if self.span is not None else ""
         return f"{self.slot}: {self.text}{place}"
+
+
+_NO_VERDICTS: Final = frozenset({"arena-not-modelled", "budget-exhausted", "target-not-modelled", "unsupported"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,11 @@ class Refusal:
     path: tuple[Step, ...] = ()
     span: Span | None = None
     hint: str = ""
+
+    @property
+    def is_verdict(self) -> bool:
+        """Whether kernels refuse the program for this; else the mirror cannot tell, or gave up."""
+        return self.id not in _NO_VERDICTS
 
     def error(self) -> VerifyError:
         """Return the exception that says the same."""
@@ -112,6 +120,7 @@ class Report:
         if self.refusal is not None:
             refusal = {
                 "id": self.refusal.id,
+                "is_verdict": self.refusal.is_verdict,
                 "insn": self.refusal.slot,
                 "insn_text": self.refusal.insn_text,
                 "claim": self.refusal.claim,
@@ -134,7 +143,8 @@ class Report:
 
     def __str__(self) -> str:
         if self.refusal is not None:
-            return f"{self.program}: refused for Linux {self.kernel}\n{self.refusal}"
+            said = "refused" if self.refusal.is_verdict else "no verdict"
+            return f"{self.program}: {said} for Linux {self.kernel}\n{self.refusal}"
         numbers = self.statistics
         return (
             f"{self.program}: accepted for Linux {self.kernel}: {numbers.insns_processed} instructions processed, "

@@ -52,7 +52,7 @@ def _result(report: Report, refusal: Refusal, ids: list[str], artifact: str) -> 
     result: dict[str, Any] = {
         "ruleId": refusal.id,
         "ruleIndex": ids.index(refusal.id),
-        "level": "error",
+        "level": "error" if refusal.is_verdict else "warning",
         "message": {"text": f"{report.program}{where}: {refusal.claim} (Linux {report.kernel})"},
         "locations": [place],
         "properties": {"kernel": report.kernel, "state": refusal.state, "hint": refusal.hint},

@@ -181,6 +181,16 @@ def test_json_has_the_keys_that_its_page_names(tmp_path: Path, capsys: pytest.Ca
     assert given == named
 
 
+def test_giving_up_is_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["verify", write(tmp_path, GOOD), "--type", "xdp", "--budget-insns", "1"]
+    assert main(arguments) == Exit.MIRROR_REFUSED
+    assert capsys.readouterr().out.startswith("main: no verdict for Linux 6.18\n")
+    assert main([*arguments, "--json"]) == Exit.MIRROR_REFUSED
+    assert json.loads(capsys.readouterr().out)[0]["refusal"]["is_verdict"] is False
+    assert main([*arguments, "--sarif"]) == Exit.MIRROR_REFUSED
+    assert json.loads(capsys.readouterr().out)["runs"][0]["results"][0]["level"] == "warning"
+
+
 def test_steps_that_repeat_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = "r6 = 0\nagain:\ncall bpf_get_prandom_u32\nif r0 != 0 goto again\nexit\n"
     main(["verify", write(tmp_path, text), "--type", "xdp"])
