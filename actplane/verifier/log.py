@@ -209,7 +209,7 @@ def logged(v: Verification, slot: int, handler: Handler) -> Handler:
         if following < 0:
             return following
         if now is not frame:
-            _log_frames(v, state, slot, following, frame.index < now.index)
+            _log_frames(v, state, following, enters=frame.index < now.index)
         else:
             said = _after(state, now, touched, before, read) if touched else ""
             if said or insn.code == CALL:
@@ -225,7 +225,7 @@ def _padding(length: int) -> int:
     return -(-max(position + 4, 40) // 8) * 8 - position - 1
 
 
-def _log_frames(v: Verification, state: State, slot: int, following: int, enters: bool) -> None:
+def _log_frames(v: Verification, state: State, following: int, *, enters: bool) -> None:
     now = state.frames[-1]
     if enters:
         caller = state_text(state, frame=state.frames[-2])

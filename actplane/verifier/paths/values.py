@@ -56,7 +56,7 @@ class Pointer:
 
     Units:  `off` is bytes, known; `var` is the range of what was added to it besides; `size` the bytes
             of the memory that a MEM pointer points at; `span` the bytes of packet that comparisons
-            proved to be there (negative beyond the end: see `pointers`).
+            proved to be there (negative beyond the end: see `jumps`).
     `id` tells copies of one unknown pointer from others; `ref` is the id of the reference that it
     holds, `owner` of one that it depends on (a dynptr slice). `detail` is what only this kind has:
     the dynptr or iterator state, the callback's slot.

@@ -73,11 +73,10 @@ _MAP_STRUCTS: Final = {
     MapType.BPF_MAP_TYPE_REUSEPORT_SOCKARRAY: "reuseport_array",
 }
 
-# Structs that programs of some types may write to, and the members that they may: (offset is in BTF).
 _TRUST_FLAGS: Final = Flag.TRUSTED | Flag.RCU | Flag.UNTRUSTED | Flag.NULL
 
 
-def is_trusted(pointer: Pointer) -> bool:
+def _is_alive(pointer: Pointer) -> bool:
     """Whether the kernel guarantees that the object is alive."""
     if pointer.ref:
         return not pointer.flags & (Flag.UNTRUSTED | Flag.RCU)
@@ -140,7 +139,7 @@ def _flags_after(v: Verification, state: State, base: Pointer, name: str, found:
         return Flag.UNTRUSTED
     if not v.profile.at_least(6, 2):
         return flags & ~Flag.UNTRUSTED & ~Flag.RCU | (flags & Flag.UNTRUSTED)
-    if is_trusted(base) or base.flags & Flag.RCU:
+    if _is_alive(base) or base.flags & Flag.RCU:
         if member in _TRUSTED.get(name, ()):
             return flags | Flag.TRUSTED
         if member in _TRUSTED_OR_NULL.get(name, ()):

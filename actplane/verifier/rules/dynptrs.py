@@ -4,8 +4,6 @@ Dynptrs: handles of memory whose size is known at run time only, kept in 16 byte
 
 from __future__ import annotations
 
-from typing import Any
-
 from actplane.verifier.domains.kinds import Kind
 from actplane.verifier.paths.call_facts import Call
 from actplane.verifier.paths.checkpoint import mark_read
@@ -13,6 +11,7 @@ from actplane.verifier.paths.state import ALL_DYNPTR, DYNPTR, DynptrSlot, Frame,
 from actplane.verifier.paths.values import Pointer, Value, name_of
 from actplane.verifier.paths.verification import Verification
 from actplane.verifier.rules.refs import forget, invalidate
+from actplane.verifier.tables.helper_table import Arg
 from actplane.verifier.tables.refusals import refuse
 
 
@@ -103,7 +102,7 @@ def end(v: Verification, state: State, ref: int) -> None:
     forget(v, state, ref)
 
 
-def check_argument(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Any) -> None:
+def check_argument(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
     """Check a dynptr argument: to be made, to be used, or to be given back."""
     if isinstance(value, Pointer) and value.kind is Kind.DYNPTR:
         if arg.kind != "dynptr":

@@ -39,8 +39,6 @@ NAMES: Final = ADDS | {
 }
 """All functions for lists and trees."""
 
-_NODES: Final = {"list_head": "list_node", "rb_root": "rb_node"}
-
 
 def check_head(v: Verification, state: State, call: Call, reg: int, value: Value, what: str) -> None:
     """Check the list head or tree root of a call: where it lies, and that its lock is held."""

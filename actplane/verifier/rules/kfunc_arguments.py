@@ -190,7 +190,7 @@ def _has_size(v: Verification, state: State, members: Sequence[Member], index: i
 
 
 def _check_trust(v: Verification, call: Call, reg: int, value: Pointer, function: KernelFunction) -> None:
-    if not _wants_trust(v, function) or is_trusted(value):
+    if not _wants_trust(v, function) or _is_trusted(value):
         return
     if "rcuarg" not in function.flags:
         refuse("untrusted-pointer", call.slot, f"r{reg} of {call.name} must be referenced or trusted", reg)
@@ -198,7 +198,7 @@ def _check_trust(v: Verification, call: Call, reg: int, value: Pointer, function
         refuse("untrusted-pointer", call.slot, f"r{reg} of {call.name} must be valid under RCU", reg)
 
 
-def is_trusted(pointer: Pointer) -> bool:
+def _is_trusted(pointer: Pointer) -> bool:
     """Whether a kernel function that wants trusted pointers takes this one."""
     is_plain = pointer.kind in _KNOWN_STRUCTS and not pointer.flags
     return bool(pointer.ref) or is_plain or are_trusted(pointer.flags)
