@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-from pathlib import Path
+import os
 from typing import Any
 
 from actplane.cli.asm_input import STDIN, InputError, read_input
@@ -21,33 +21,47 @@ def add_parser(subparsers: Any, description: str) -> None:
     parser = subparsers.add_parser(
         "refusal",
         help=description,
-        description="Say why a kernel refused a program, by its verifier log; or show the page of a refusal, by its "
-        "id: what it means, an example and its repair. Around the log may stand whatever a loader or logger prints.",
-        epilog="Exit status: 0 if the log or the id is understood, 125 if not.",
+        description="Say why a kernel refused a program, by its verifier log or a message of it; or show the page of a "
+        "refusal, by its id: what it means, an example and its repair. Around the log may stand whatever a loader or "
+        "logger prints.",
+        epilog="Exit status: 0 if that is understood, 125 if not.",
         allow_abbrev=False,
     )
     parser.add_argument(
-        "what", nargs="?", default=STDIN, metavar="LOG|ID", help="a file with a log, or an id (default: a log on stdin)"
+        "what",
+        nargs="?",
+        default=STDIN,
+        metavar="WHAT",
+        help="a file with a log, an id, or a message (default: a log on stdin)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(handler=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Explain an id or a log."""
+    """Explain an id, a log or a message."""
     if options.what in CATALOGUE:
         _show_page(options.what, options.json)
         return Exit.OK
-    if options.what != STDIN and not Path(options.what).exists():
-        near = difflib.get_close_matches(options.what, CATALOGUE, n=1)
-        hint = f"\n    hint: did you mean {near[0]}?" if near else ""
-        raise InputError(f"{options.what}: neither the id of a refusal nor a file{hint}")
-    data, name = read_input(options.what)
-    found = parse_kernel_log(data.decode("utf-8", errors="replace"))
-    if found is None:
-        raise InputError(f"{name}: the log names no reason that is known: expected what a kernel's verifier says")
+    found = _found(options.what)
     print(json.dumps(_facts(found), indent=2) if options.json else _text(found))
     return Exit.OK
+
+
+def _found(what: str) -> KernelRefusal:
+    """Return what a file, standard input or the argument itself says. Raises InputError."""
+    if what == STDIN or os.path.exists(what):
+        data, name = read_input(what)
+        found = parse_kernel_log(data.decode("utf-8", errors="replace"))
+        if found is None:
+            raise InputError(f"{name}: the log names no reason that is known: expected what a kernel's verifier says")
+        return found
+    found = parse_kernel_log(what)
+    if found is None:
+        near = difflib.get_close_matches(what, CATALOGUE, n=1)
+        hint = f"\n    hint: did you mean {near[0]}?" if near else ""
+        raise InputError(f"{what}: neither the id of a refusal, a file, nor a message that is known{hint}")
+    return found
 
 
 def _show_page(id_: str, is_json: bool) -> None:

@@ -33,6 +33,11 @@ def test_a_log_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     )
 
 
+def test_a_message_alone_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["refusal", "R1 !read_ok"]) == Exit.OK
+    assert capsys.readouterr().out.splitlines()[0] == "R1 !read_ok [uninitialized-register]"
+
+
 def test_a_log_may_come_through_a_pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(LOG.encode() + b"\xff\n")))
     assert main(["refusal", "--json"]) == Exit.OK
@@ -63,8 +68,8 @@ def test_a_page_as_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("what", "text", "complaint"),
     [
-        ("null-derefernce", None, "neither the id of a refusal nor a file\n    hint: did you mean null-dereference?"),
-        ("nothing-like-it-at-all", None, "neither the id of a refusal nor a file\n"),
+        ("null-derefernce", None, "nor a message that is known\n    hint: did you mean null-dereference?"),
+        ("nothing-like-it-at-all", None, "neither the id of a refusal, a file, nor a message that is known\n"),
         ("log", "all is well\n", "the log names no reason that is known"),
         ("log", "", "the log names no reason that is known"),
         (".", None, "cannot be read: Is a directory"),
