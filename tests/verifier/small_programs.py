@@ -249,6 +249,16 @@ PROGRAMS_ABOUT_RULES: tuple[SmallProgram, ...] = (
         "call bpf_copy_from_user_str#kfunc\nr0 = 0\nexit",
         needs_types=True,
     ),
+    # How deep the stack is: what is read counts, too.
+    SmallProgram(
+        "stack read at 264 in a function called",
+        "r0 = *(u64 *)(r10 -256)\ncall f\nr0 = 0\nexit\nf:\nr0 = *(u64 *)(r10 -264)\nr0 = 0\nexit",
+        "stack-too-deep",
+    ),
+    SmallProgram(
+        "stack read at 256 in a function called",
+        "r0 = *(u64 *)(r10 -256)\ncall f\nr0 = 0\nexit\nf:\nr0 = *(u64 *)(r10 -256)\nr0 = 0\nexit",
+    ),
     # Where programs are attached, and how many functions they have.
     SmallProgram("nowhere", ".prog main sk_lookup\nr0 = 1\nexit", "attach"),
     SmallProgram("somewhere else", ".prog main xdp attach_type=BPF_SK_LOOKUP\nr0 = 1\nexit"),

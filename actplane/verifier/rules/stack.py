@@ -70,6 +70,7 @@ def read_fixed(v: Verification, state: State, slot: int, pointer: Pointer, off: 
     if kept is None:
         if not _may_read_unwritten(v, frame, index):
             refuse("stack-uninitialized", slot, f"bytes {off} to {off + size} of the stack were never written")
+        v.note_stack(frame, -off)
         return UNKNOWN_SCALAR
     kinds = kept.kinds
     first = off + 8 * (index + 1)
@@ -202,6 +203,7 @@ def read_variable(v: Verification, state: State, slot: int, reg: int, pointer: P
     frame = frame_of(state, pointer)
     low, high = pointer.var.smin + off, pointer.var.smax + off + size
     check_initialized(v, state, slot, reg, frame, low, high, is_write=False)
+    v.note_stack(frame, -low)
     is_zero = True
     for byte in range(low, high):
         kept = frame.stack.get(_index(byte))
