@@ -74,7 +74,7 @@ def _show_page(id_: str, is_json: bool) -> None:
 
 def _text(found: KernelRefusal) -> str:
     said = VerifyError(found.slot, found.message, rule=found.id, insn_text=found.insn_text)
-    lines = [str(said) + (f"     [{found.where}]" if found.where else "")]
+    lines = [str(said) + (f"     [{found.source}]" if found.source else "")]
     lines.append(f"    hint: {CATALOGUE[found.id].hint}")
     if found.suggestion:
         lines.append(f"    the kernel's: {found.suggestion}")
@@ -88,7 +88,7 @@ def _facts(found: KernelRefusal) -> dict[str, Any]:
         "insn": found.slot,
         "insn_text": found.insn_text,
         "message": found.message,
-        "where": found.where or None,
+        "source": found.source or None,
         "hint": CATALOGUE[found.id].hint,
         "suggestion": found.suggestion or None,
         "insns_processed": found.processed,

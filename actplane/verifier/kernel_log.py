@@ -7,7 +7,7 @@ loggers and terminals.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,7 +20,7 @@ class KernelRefusal:
     """
     What a log says: the id of the reason, the slot (-1 if it names none), and the kernel's message.
 
-    `insn_text` is the instruction at that slot and `where` the line of source before it, as the log has
+    `insn_text` is the instruction at that slot and `source` the line of source before it, as the log has
     them, or ""; `suggestion` is that of Linux 7.3.
     """
 
@@ -30,7 +30,7 @@ class KernelRefusal:
     processed: int = 0
     suggestion: str = ""
     insn_text: str = ""
-    where: str = ""
+    source: str = ""
 
 
 def id_of_message(message: str) -> str | None:
@@ -115,7 +115,7 @@ class _Part:
 
     slot: int = -1
     insn_text: str = ""
-    where: str = ""
+    source: str = ""
     messages: list[str] = field(default_factory=list[str])
     report: list[str] = field(default_factory=list[str])
     processed: int = 0
@@ -123,6 +123,10 @@ class _Part:
     """Whether the kernel's count of instructions ends it."""
     has_ended: bool = False
     """Whether what follows is a loader's."""
+
+    @property
+    def is_log(self) -> bool:
+        return self.slot >= 0 or self.is_whole
 
 
 _INSN: Final = re.compile(r"^(\d+): (?:\([0-9a-f]{2}\) (.*)|<invalid .*)$")
@@ -183,7 +187,7 @@ def _read(part: _Part, line: str) -> None:
         return
     source = _SOURCE.match(line)
     if source is not None:
-        part.where = source[1]
+        part.source = source[1]
     elif _AFTERWARDS.match(line):
         part.has_ended = bool(part.messages) or part.slot >= 0
     elif not (part.has_ended or line.startswith(";") or _NOISE.match(line)):
@@ -215,30 +219,33 @@ _SUM_OF_REPORT: Final = re.compile(r"^(?P<reason>.*[a-z]) \((?P<suggestion>[A-Z]
 
 
 def _refusal(part: _Part) -> KernelRefusal | None:
+    """Return why one log ends in a refusal, None if it does not."""
     sections = _sections(part.report)
     title = _CATEGORY.match(part.report[0]) if part.report else None
     said = [" ".join(sections.get("Reason", ())), title[1] if title is not None else "", *part.messages]
-    suggestion = " ".join(sections.get("Suggestion", ()))
-    slot, insn_text, where = part.slot, part.insn_text, part.where
-    at = next(filter(None, map(_AT.search, sections.get("At", ()))), None)
-    if at is not None and int(at[1] or at[2]) != slot:
-        slot, insn_text, where = int(at[1] or at[2]), "", ""
     # A word alone tells something only if this is a log.
-    is_log = part.slot >= 0 or part.is_whole
-    for id_of in (id_of_sentence, id_of_words) if is_log else (id_of_sentence,):
-        for index in range(len(said) - 1, -1, -1):
-            id_ = _id_with_context(said, index, id_of(said[index]))
-            if id_ is None:
-                continue
-            assert id_ in CATALOGUE
-            message = said[index]
-            summed_up = _SUM_OF_REPORT.match(message) if not suggestion else None
-            if summed_up is not None:
-                message, suggestion = summed_up["reason"], summed_up["suggestion"]
-            named = _INSN_OF_MESSAGE.search(message)
-            if named is not None and int(named[1]) != slot:
-                slot, insn_text, where = int(named[1]), "", ""
-            return KernelRefusal(id_, slot, message, part.processed, suggestion, insn_text, where)
+    found = _reason(said, id_of_sentence) or (part.is_log and _reason(said, id_of_words))
+    if not found:
+        return None
+    id_, message = found
+    assert id_ in CATALOGUE
+    suggestion = " ".join(sections.get("Suggestion", ()))
+    summed_up = _SUM_OF_REPORT.match(message) if not suggestion else None
+    if summed_up is not None:
+        message, suggestion = summed_up["reason"], summed_up["suggestion"]
+    at = next(filter(None, map(_AT.search, sections.get("At", ()))), None) or _INSN_OF_MESSAGE.search(message)
+    slot = int(next(filter(None, at.groups()))) if at is not None else part.slot
+    if slot != part.slot:
+        return KernelRefusal(id_, slot, message, part.processed, suggestion)
+    return KernelRefusal(id_, slot, message, part.processed, suggestion, part.insn_text, part.source)
+
+
+def _reason(said: list[str], id_of: Callable[[str], str | None]) -> tuple[str, str] | None:
+    """Return the id of the last thing said that has one, and what it was."""
+    for index in range(len(said) - 1, -1, -1):
+        id_ = _id_with_context(said, index, id_of(said[index]))
+        if id_ is not None:
+            return id_, said[index]
     return None
 
 

@@ -352,4 +352,4 @@ def test_what_is_no_refusal_is_none(text: str) -> None:
 def test_a_log_says_where_in_the_source_it_happened() -> None:
     found = parse_kernel_log("; return *count; @ branches.bpf.c:20\n" + LOOKUP)
     assert found is not None
-    assert found.where == "return *count; @ branches.bpf.c:20"
+    assert found.source == "return *count; @ branches.bpf.c:20"
