@@ -312,7 +312,8 @@ def check_initialized(
                 kinds[byte & 7] = MISC
                 has_changed = True
         if has_changed:
-            frame.put(index, Slot(bytes(kinds)))
+            # A number spilled into other bytes of the slot stays.
+            frame.put(index, Slot(bytes(kinds), kept.value if SPILL in kinds else None))
 
 
 def write_range(v: Verification, state: State, slot: int, pointer: Pointer, low: int, high: int) -> None:
