@@ -113,7 +113,7 @@ def test_registers_of_a_task_are_not_trusted_to_be_there() -> None:
 def test_a_number_stays_spilled_beside_what_a_helper_reads(kernel: str) -> None:
     # Older kernels take what a helper reads for overwritten.
     text = (
-        "call bpf_get_prandom_u32\n*(u64 *)(r10 -8) = 0\n*(u32 *)(r10 -8) = r0\nr1 = map[m]\nr2 = r10\nr2 += -4\n"
+        "call bpf_get_prandom_u32\n*(u32 *)(r10 -4) = 0\n*(u32 *)(r10 -8) = r0\nr1 = map[m]\nr2 = r10\nr2 += -4\n"
         "call bpf_map_lookup_elem\nr0 = *(u32 *)(r10 -8)\nexit\n"
     )
     found = assemble_object(f".map m hash key=4 value=8 max_entries=1\n.prog p socket_filter\n{text}", name="spill")
