@@ -30,8 +30,6 @@ from actplane.asm.cfg_flow import dominators, liveness
 from actplane.asm.jump_tables import jump_slots, jump_table
 from actplane.asm.machine import Fault, LoadError, Machine
 from actplane.errors import AssembleError, DecodeError, EncodeError
-from actplane.verifier import verify
-from actplane.verifier.tables.profiles import PROFILES
 
 PICK = """
         .prog pick syscall
@@ -253,20 +251,3 @@ def test_programs_cannot_look_places_up() -> None:
     assert insns[4].imm == HelperId.bpf_map_lookup_elem
     with pytest.raises(Fault, match="BPF_MAP_TYPE_INSN_ARRAY has no lookup"):
         Machine([table]).load(insns).run()
-
-
-# The mirror.
-
-
-@pytest.mark.parametrize(
-    ("kernel", "id_", "claim"),
-    [
-        ("6.18", "bad-instruction", "kernels know this instruction since Linux 6.19"),
-        ("7.2", "unsupported", "an indirect jump, which this mirror does not model"),
-    ],
-)
-def test_the_mirror_refuses_it_by_name(kernel: str, id_: str, claim: str) -> None:
-    found = assemble_object(PICK.replace("syscall", "socket_filter"))
-    report = verify(found.programs[0], {spec.name: spec for spec in found.maps}, profile=PROFILES[kernel])
-    assert report.refusal is not None
-    assert (report.refusal.id, report.refusal.claim, report.refusal.slot) == (id_, claim, 8)
