@@ -259,6 +259,24 @@ PROGRAMS_ABOUT_RULES: tuple[SmallProgram, ...] = (
         "stack read at 256 in a function called",
         "r0 = *(u64 *)(r10 -256)\ncall f\nr0 = 0\nexit\nf:\nr0 = *(u64 *)(r10 -256)\nr0 = 0\nexit",
     ),
+    # What tracepoints and iterators pass.
+    *(
+        SmallProgram(
+            f"argument {index} of {name}, {more or 'loaded'}",
+            f".prog main tracing attach_type=BPF_TRACE_{kind} attach_to={name}\nr6 = *(u64 *)(r1 +{8 * index})\n"
+            f"{more}\nr0 = 0\nexit",
+            id_,
+            needs_types=True,
+        )
+        for kind, name, index, more, id_ in (
+            ("RAW_TP", "initcall_start", 0, "", "context-access"),
+            ("RAW_TP", "mm_page_alloc_zone_locked", 0, "", ""),
+            ("RAW_TP", "mm_page_alloc_zone_locked", 0, "r0 = *(u64 *)(r6 +0)", "null-dereference"),
+            ("RAW_TP", "tmigr_group_set_cpu_active", 1, "", ""),
+            ("ITER", "bpf_map_elem", 1, "r0 = *(u64 *)(r6 +0)", ""),
+            ("ITER", "bpf_map_elem", 2, "r0 = *(u8 *)(r6 +0)", "null-dereference"),
+        )
+    ),
     # Where programs are attached, and how many functions they have.
     SmallProgram("nowhere", ".prog main sk_lookup\nr0 = 1\nexit", "attach"),
     SmallProgram("somewhere else", ".prog main xdp attach_type=BPF_SK_LOOKUP\nr0 = 1\nexit"),

@@ -66,21 +66,37 @@ inode_need_killpriv ismaclabel key_getsecurity secid_to_secctx setprocattr vm_en
 """
 DISABLED_HOOKS: Final = dict.fromkeys(_DISABLED.split(), (6, 1)) | {"file_alloc_security": (7, 1)}
 
-# Arguments of tracepoints that may be null although most callers pass a pointer, as bits.
-NULLABLE_TRACEPOINT_ARGS: Final = {
-    "sched_pi_setprio": 0b10,
-    "sched_stick_numa": 0b100,
-    "sched_swap_numa": 0b100,
-    "afs_make_fs_call": 0b10,
-    "inet_sk_error_report": 0,
-    "tcp_send_reset": 0b11,
-    "xdp_redirect": 0,
-    "kfree_skb": 0b1000,
-    "netlink_extack": 0,
-    "mm_page_alloc": 0b1,
-    "sched_skip_cpuset_numa": 0,
-    "sched_switch": 0,
+# Arguments of tracepoints that may be null although most callers pass a pointer, and that may be an error
+# number in place of one: which argument, and the tracepoints. Source: raw_tp_null_args in kernel/bpf/btf.c.
+_MAY_BE_NULL: Final = {
+    0: """
+        afs_protocol_error amdgpu_vm_bo_map amdgpu_vm_bo_unmap cachefiles_io_error cachefiles_lookup
+        cachefiles_mark_active cachefiles_mark_failed cachefiles_mark_inactive cachefiles_ondemand_open
+        cachefiles_prep_read cachefiles_rename cachefiles_unlink cachefiles_vfs_error
+        mm_collapse_huge_page_isolate mm_page_alloc mm_page_alloc_zone_locked mm_page_pcpu_drain netfs_folioq
+        rxrpc_client rxrpc_recvdata tcp_send_reset tmigr_update_events xs_stream_read_data""",
+    1: """
+        afs_flock_ev afs_make_fs_call afs_make_fs_call1 afs_make_fs_call2 afs_make_fs_calli break_lease_block
+        break_lease_noblock break_lease_unblock device_pm_callback_start ext4_mballoc_discard ext4_mballoc_free
+        fcntl_setlk flock_lock_inode folio_wait_writeback generic_delete_lease locks_remove_posix
+        mm_khugepaged_collapse_file mm_khugepaged_scan_file mm_khugepaged_scan_pmd netfs_failure posix_lock_inode
+        rxrpc_resend rxrpc_tq sched_pi_setprio tcp_send_reset time_out_leases writeback_dirty_folio
+        xprt_get_cong xprt_put_cong xprt_release_cong xprt_reserve_cong""",
+    2: """
+        fib_table_lookup sched_stick_numa sched_swap_numa tcp_sendmsg_locked tegra_dma_tx_status
+        xfs_btree_overlapped_query_range xfs_btree_updkeys""",
+    3: "kfree_skb qdisc_dequeue",
+    4: "host1x_cdma_push_gather xfs_map_blocks_alloc xfs_map_blocks_found",
 }
+_MAY_BE_ERROR: Final = {2: "cachefiles_lookup", 3: "mr_integ_alloc"}
+
+
+def _pairs(table: dict[int, str]) -> frozenset[tuple[str, int]]:
+    return frozenset((name, index) for index, names in table.items() for name in names.split())
+
+
+_NULLABLE_TRACEPOINT_ARGS: Final = _pairs(_MAY_BE_NULL)
+_ERROR_TRACEPOINT_ARGS: Final = _pairs(_MAY_BE_ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +233,10 @@ _ITER_BUFFERS: Final = {
     ("bpf_map_elem", 2): Flag.RDONLY | Flag.NULL,
     ("bpf_map_elem", 3): Flag.NULL,
     ("bpf_sk_storage_map", 3): Flag.NULL,
+    ("sockmap", 2): Flag.RDONLY | Flag.NULL,
 }
+# Arguments of iterators, other than the first, that are never null.
+_ITER_MAPS: Final = frozenset({("bpf_map_elem", 1), ("bpf_sk_storage_map", 1), ("sockmap", 1)})
 
 # Functions that tracing programs may not attach to, since when, and those that never return.
 _UNTRACEABLE: Final = {
@@ -276,9 +295,16 @@ def _check_prototype(types: TypeProvider, name: str, proto: Type, profile: Kerne
         found = bare(types, param.type_id)
         if found is None:
             refuse("attach", -1, f"{name} has a varying number of arguments")
-        is_small = found.kind == BtfKind.STRUCT and found.size <= 16 and profile.at_least(6, 1)
+        is_small = _is_words(found, profile) and found.size <= 16
         if not is_small and not is_number(found) and found.kind != BtfKind.PTR:
             refuse("attach", -1, f"argument {index} of {name} is of a kind that programs are not given")
+
+
+def _is_words(found: Type | None, profile: KernelProfile) -> bool:
+    """Whether an argument is a struct or union by value that programs see as words."""
+    if found is None or not is_struct(found):
+        return False
+    return profile.at_least(6, 1) if found.kind == BtfKind.STRUCT else profile.at_least(6, 18)
 
 
 def _prototype(types: TypeProvider, name: str, *, is_tracepoint: bool) -> Type | None:
@@ -299,17 +325,21 @@ def _point(program: Program, types: TypeProvider, name: str, proto: Type, profil
         params = params[1:]  # the first is the tracepoint's own data
     is_iter = program.attach_type is AttachType.BPF_TRACE_ITER
     flags = _trust(program, name, profile)
-    nullable = NULLABLE_TRACEPOINT_ARGS.get(name, 0) if is_tracepoint and profile.at_least(6, 12) else 0
+    knows_null = is_tracepoint and profile.at_least(6, 12)
     args: list[Argument] = []
     for index, param in enumerate(params[:MAX_ARGS]):
-        extra = Flag.NULL if nullable >> index & 1 else 0
-        if param.name.endswith("__nullable") or (is_iter and index):
+        if knows_null and (name, index) in _ERROR_TRACEPOINT_ARGS:
+            args.append(Argument(UNKNOWN_SCALAR, is_pointer=True))
+            continue
+        extra = Flag.NULL if knows_null and (name, index) in _NULLABLE_TRACEPOINT_ARGS else 0
+        if param.name.endswith("__nullable") or (is_iter and index and (name, index) not in _ITER_MAPS):
             extra = Flag.NULL
         if (name, index) in _ITER_BUFFERS and is_iter:
             args.append(Argument(Pointer(Kind.BUF, flags=_ITER_BUFFERS[name, index])))
             continue
         found = bare(types, param.type_id)
-        if found is not None and found.kind == BtfKind.STRUCT and profile.at_least(6, 1):
+        if _is_words(found, profile):
+            assert found is not None
             # A struct by value is as many words as it has.
             args += [Argument(UNKNOWN_SCALAR)] * -(-found.size // 8)
             continue
@@ -345,9 +375,7 @@ def argument(types: TypeProvider, type_id: int, flags: int, what: str) -> Argume
         return Argument(None, f"{what} is a struct by value, which cannot be read")
     target = pointee(types, type_id)
     inner = types.type_at(target) if target else None
-    if inner is None or is_number(inner) or inner.kind == BtfKind.FUNC_PROTO:
-        return Argument(UNKNOWN_SCALAR, is_pointer=True)
-    if inner.kind in (BtfKind.PTR, BtfKind.ARRAY):
+    if inner is None or inner.kind in (BtfKind.INT, BtfKind.PTR, BtfKind.ARRAY):
         return Argument(UNKNOWN_SCALAR, is_pointer=True)
     if not is_struct(inner):
         return Argument(None, f"{what} points at something without a known layout")
