@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from actplane import __version__
 from actplane.cli.exits import Exit, exit_of, table
 from actplane.cli.options import POLICY_OPTIONS, add_policy_options, merge
-from actplane.errors import ActplaneError, PolicyError
+from actplane.errors import ActplaneError, AssembleError, PolicyError
 
 COMMANDS = {
     "run": "run a command under a policy",
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = options.handler(options)
         sys.stdout.flush()
         return status
-    except PolicyError as error:
+    except (PolicyError, AssembleError) as error:
         # Places come first on their lines, as editors and agents expect them.
         print(error, file=sys.stderr)
         return exit_of(error)

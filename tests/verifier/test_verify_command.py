@@ -181,6 +181,15 @@ def test_json_has_the_keys_that_its_page_names(tmp_path: Path, capsys: pytest.Ca
     assert given == named
 
 
+def test_mistakes_in_a_text_have_their_places_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, "r0 == 1\nfoo\nexit\n")
+    assert main(["verify", path, "--type", "xdp", "--json"]) == Exit.FAILURE
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    places = [line.partition(": ")[0] for line in printed.err.splitlines() if not line.startswith(" ")]
+    assert places == [f"{path}:1:5", f"{path}:2:1"]
+
+
 def test_giving_up_is_no_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["verify", write(tmp_path, GOOD), "--type", "xdp", "--budget-insns", "1"]
     assert main(arguments) == Exit.MIRROR_REFUSED
