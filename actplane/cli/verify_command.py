@@ -128,7 +128,7 @@ def run(options: argparse.Namespace) -> int:
         programs = [relocate(program, btf) for program in programs] if btf is not None else programs
     judged = _mirror_options(options)
     reports = [
-        _with_near_names(
+        _with_hint(
             verify(program, found.maps, btf, own=own.get(program.name), profile=profile, options=judged), program, btf
         )
         for program in programs
@@ -172,28 +172,37 @@ _PREFIXES = {
 """What the names of hooks, tracepoints and iterators begin with in a kernel's types."""
 
 
-def _with_near_names(report: Report, program: Program, types: Btf | None) -> Report:
-    """Return a report that says which hook or function may have been meant, if it is refused for want of one."""
-    name = program.attach_to
-    if report.refusal is None or report.refusal.id != "attach" or types is None:
+def _with_hint(report: Report, program: Program, types: Btf | None) -> Report:
+    """Return a report whose hint names the option that the program as a whole is refused for want of, if one does."""
+    refusal = report.refusal
+    if refusal is None or refusal.slot >= 0:
         return report
-    if program.prog_type not in _BTF_ATTACHED:
-        return report
-    if not name:
-        return replace(report, refusal=replace(report.refusal, hint="name it with --attach, or attach_to= in the text"))
+    hint = ""
+    if refusal.id == "attach" and program.prog_type in _BTF_ATTACHED:
+        hint = _near_names(program, types) if program.attach_to else "name it with --attach, or attach_to= in the text"
+    elif refusal.id == "attach" and program.attach_type is None:
+        hint = "if it must say where, --attach-type does, or attach_type= in the text"
+    elif refusal.id == "sleeping":
+        hint = "it sleeps for --sleepable, or `sleepable` in the text" + (
+            ": do without" if program.is_sleepable else ""
+        )
+    return replace(report, refusal=replace(refusal, hint=hint)) if hint else report
+
+
+def _near_names(program: Program, types: Btf | None) -> str:
+    """Return which hook or function may have been meant, "" if that of the program exists or none is like it."""
+    name = program.attach_to or ""
     prefix = _PREFIXES.get(program.prog_type) or (_PREFIXES.get(program.attach_type, "") if program.attach_type else "")
     kind = Kind.BTF_KIND_TYPEDEF if prefix == "btf_trace_" else Kind.BTF_KIND_FUNC
-    if types.id_of(kind, prefix + name) is not None:
-        return report
+    if types is None or types.id_of(kind, prefix + name) is not None:
+        return ""
     known = {
         found.removeprefix(prefix)
         for found in types.names_starting(prefix or name[:2])
         if types.id_of(kind, found) is not None
     }
     near = difflib.get_close_matches(name.removeprefix(prefix), known, cutoff=0.75)
-    if not near:
-        return report
-    return replace(report, refusal=replace(report.refusal, hint=f"did you mean {' or '.join(near)}?"))
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def _mirror_options(options: argparse.Namespace) -> Options:

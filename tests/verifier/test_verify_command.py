@@ -158,6 +158,21 @@ def test_types_that_are_needed_and_missing_are_said(
     btf_module.Btf.vmlinux.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["--type", "sk_lookup"], "--attach-type does"),
+        (["--type", "syscall"], "it sleeps for --sleepable"),
+        (["--type", "sched_cls", "--sleepable"], "`sleepable` in the text: do without"),
+    ],
+)
+def test_options_that_are_missing_or_too_many_are_named(
+    arguments: list[str], hint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["verify", write(tmp_path, GOOD), *arguments]) == Exit.MIRROR_REFUSED
+    assert hint in capsys.readouterr().out
+
+
 def test_a_hook_that_is_not_named_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", write(tmp_path, GOOD), "--type", "lsm", "--btf", vmlinux()]) == Exit.MIRROR_REFUSED
     assert "hint: name it with --attach" in capsys.readouterr().out
