@@ -180,12 +180,11 @@ def _with_hint(report: Report, program: Program, types: Btf | None) -> Report:
     hint = ""
     if refusal.id == "attach" and program.prog_type in _BTF_ATTACHED:
         hint = _near_names(program, types) if program.attach_to else "name it with --attach, or attach_to= in the text"
-    elif refusal.id == "attach" and program.attach_type is None:
-        hint = "if it must say where, --attach-type does, or attach_type= in the text"
+    elif refusal.id == "attach" and refusal.claim.endswith("must say where it will be attached"):
+        hint = "say it with --attach-type, or attach_type= in the text"
     elif refusal.id == "sleeping":
-        hint = "it sleeps for --sleepable, or `sleepable` in the text" + (
-            ": do without" if program.is_sleepable else ""
-        )
+        verb = "do without" if program.is_sleepable else "give"
+        hint = f"{verb} --sleepable, or `sleepable` in the text"
     return replace(report, refusal=replace(refusal, hint=hint)) if hint else report
 
 

@@ -161,9 +161,9 @@ def test_types_that_are_needed_and_missing_are_said(
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["--type", "sk_lookup"], "--attach-type does"),
-        (["--type", "syscall"], "it sleeps for --sleepable"),
-        (["--type", "sched_cls", "--sleepable"], "`sleepable` in the text: do without"),
+        (["--type", "sk_lookup"], "say it with --attach-type"),
+        (["--type", "syscall"], "give --sleepable"),
+        (["--type", "sched_cls", "--sleepable"], "do without --sleepable"),
     ],
 )
 def test_options_that_are_missing_or_too_many_are_named(
