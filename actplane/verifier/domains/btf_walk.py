@@ -97,28 +97,24 @@ def member_at(types: TypeProvider, type_id: int, off: int, size: int, *, is_lax:
     Return what a load of `size` bytes at byte `off` of a struct yields.
 
     Unions make the pointers in them untrusted; `is_lax` allows to read a number there beyond its
-    member's end. A problem is returned in words, not raised, since
-    the caller knows the instruction.
+    member's end. A problem is returned in words, not raised, since the caller knows the instruction.
+    Source: btf_struct_walk() in kernel/bpf/btf.c of Linux 6.18.
     """
     flags = 0
     container = bare(types, type_id)
-    if not is_struct(container):
-        name = container.name if container is not None else "void"
-        return Found(0, 0, "", f"'{name}' is not a struct")
-    assert container is not None
     while True:
+        if container is None or not is_struct(container):
+            name = container.name if container is not None else "void"
+            return Found(0, 0, "", f"'{name}' is not a struct")
         if container.kind == BtfKind.UNION and len(container.members) != 1:
             flags |= Flag.UNTRUSTED
         if off + size > container.size:
-            inside = _flexible_tail(types, container, off)
-            if inside is None:
+            tail = _flexible_tail(types, container, off)
+            if tail is None:
                 return Found(0, 0, "", f"access beyond struct {container.name} at off {off} size {size}")
-            off, element = inside
-            inner = bare(types, element)
-            if not is_struct(inner):
+            off, container = tail
+            if container.kind == BtfKind.INT:
                 return Found(0, 0, "")
-            assert inner is not None
-            container = inner
             continue
         step = _step(types, container, off, size, flags, is_lax)
         if isinstance(step, Found):
@@ -126,62 +122,61 @@ def member_at(types: TypeProvider, type_id: int, off: int, size: int, *, is_lax:
         container, off = step
 
 
-def _flexible_tail(types: TypeProvider, container: Type, off: int) -> tuple[int, int] | None:
-    """Return (offset in the element, element type) of an access to a trailing array of no length."""
-    if container.kind == BtfKind.UNION or not container.members:
+def _flexible_tail(types: TypeProvider, container: Type, off: int) -> tuple[int, Type] | None:
+    """Return the offset in the element, and the element, of an access to a trailing array of no length."""
+    if not container.members:
         return None
     last = container.members[-1]
     array = bare(types, last.type_id)
-    if array is None or array.kind != BtfKind.ARRAY or array.count or last.offset_bits // 8 != container.size:
+    start = last.offset_bits // 8
+    if array is None or array.kind != BtfKind.ARRAY or array.count or off < start:
         return None
-    element_size = size_of(types, array.target)
-    if off < container.size or not element_size:
+    element = bare(types, array.target)
+    if element is None or not (element.kind == BtfKind.INT or is_struct(element)) or not element.size:
         return None
-    return (off - container.size) % element_size, strip(types, array.target)
+    return (off - start) % element.size, element
 
 
 def _step(
     types: TypeProvider, container: Type, off: int, size: int, flags: int, is_lax: bool
 ) -> Found | tuple[Type, int]:
+    """Return what lies at an offset of a struct, or the struct in it that does, and the offset in that."""
     for member in container.members:
         start = member.offset_bits // 8
+        if off + size <= start:
+            break
         if member.bitfield_bits:
             end = (member.offset_bits + member.bitfield_bits + 7) // 8
-            if off < end and off + size > start:
+            # A part of a bit field is no part of the struct.
+            if off <= start and end <= off + size:
                 return Found(0, 0, member.name)
             continue
-        if off + size <= start:
-            if container.kind == BtfKind.STRUCT:
-                break
-            continue
+        if off < start:
+            break
         member_size = size_of(types, member.type_id)
-        if member_size is None or off >= start + member_size:
+        if member_size is None:
+            return Found(0, 0, member.name, f"field {member.name} doesn't have size")
+        end = start + member_size
+        if off >= end:
             continue
-        inner, at = bare(types, member.type_id), off - start
+        type_id, inner = member.type_id, bare(types, member.type_id)
         while inner is not None and inner.kind == BtfKind.ARRAY:
-            element_size = size_of(types, inner.target)
-            if not element_size:
-                return Found(0, 0, member.name)
-            if off + size > start + member_size:
-                return _beyond(member.name, start + member_size, container, off, size)
-            at %= element_size
-            inner = bare(types, inner.target)
-            if inner is not None and not is_number(inner):
-                member_size, start = element_size, off - at
+            type_id = inner.target
+            inner = bare(types, type_id)
+        if inner is None:
+            return Found(0, 0, member.name, f"field {member.name} doesn't have size")
+        # Arrays, of however many dimensions, are their elements in a row.
+        element_size = size_of(types, type_id) or member_size
+        at = (off - start) % element_size
         if is_struct(inner):
-            assert inner is not None
             return inner, at
-        if inner is not None and inner.kind == BtfKind.PTR:
-            return _pointer_member(types, member.name, member.type_id, container, at, off, size, flags)
-        if off + size > start + member_size and not (is_lax and flags & Flag.UNTRUSTED):
-            return _beyond(member.name, start + member_size, container, off, size)
+        if inner.kind == BtfKind.PTR:
+            return _pointer_member(types, member.name, type_id, container, at, off, size, flags)
+        if off + size > end and not (is_lax and flags & Flag.UNTRUSTED):
+            words = f"access beyond the end of member {member.name} (mend:{end}) in struct {container.name}"
+            return Found(0, 0, member.name, f"{words} with off {off} size {size}")
         return Found(0, 0, member.name)
     return Found(0, 0, "", f"struct {container.name} doesn't have field at offset {off}")
-
-
-def _beyond(member: str, end: int, container: Type, off: int, size: int) -> Found:
-    words = f"access beyond the end of member {member} (mend:{end}) in struct {container.name}"
-    return Found(0, 0, member, f"{words} with off {off} size {size}")
 
 
 def _pointer_member(
@@ -190,10 +185,6 @@ def _pointer_member(
     if at or size != 8:
         words = f"cannot access ptr member {name} with moff {off - at} in struct {container.name}"
         return Found(0, 0, name, f"{words} with off {off} size {size}")
-    element = bare(types, type_id)
-    while element is not None and element.kind == BtfKind.ARRAY:
-        type_id = element.target
-        element = bare(types, type_id)
     target = pointee(types, type_id)
     if target and is_struct(types.type_at(target)):
         for tag in type_tags(types, type_id):

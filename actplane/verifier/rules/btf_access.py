@@ -187,4 +187,4 @@ def member_of_map(v: Verification, base: Pointer, off: int, size: int) -> Found:
     type_id = types.id_of(BtfKind.STRUCT, name)
     if type_id is None:
         return Found(0, 0, "", f"the kernel's BTF has no struct {name}")
-    return member_at(types, type_id, off, size)
+    return member_at(types, type_id, off, size, is_lax=v.profile.at_least(6, 2))
