@@ -8,7 +8,7 @@ from actplane.asm.assembler import assemble_object
 from actplane.loader.btf import Btf
 from actplane.loader.btf_types import BtfType, Kind, Linkage, Member
 from actplane.loader.btf_write import BtfWriter
-from actplane.verifier import Options, OwnTypes, verify
+from actplane.verifier import Options, OwnTypes, TypeRef, verify
 from actplane.verifier.tables.profiles import PROFILES
 from tests.verifier.small_programs import PROGRAMS_ABOUT_RULES, SmallProgram
 
@@ -79,3 +79,37 @@ def test_helpers_for_users_with_privileges(helper: str) -> None:
     refusal = verify(program, options=Options(is_privileged=False)).refusal
     assert refusal is not None
     assert refusal.id == "privileged-only"
+
+
+def work_queues() -> tuple[Btf, Btf, int]:
+    """Return a kernel that calls functions of programs back later, a program's types, and its struct with a queue."""
+    kernel, own = BtfWriter(), BtfWriter()
+    types = []
+    for writer in (kernel, own):
+        u64 = writer.integer("u64", 8)
+        members = (Member("a", u64), Member("b", u64, 64))
+        types.append(writer.add(BtfType(Kind.BTF_KIND_STRUCT, "bpf_wq", 16, members=members)))
+    value = own.add(BtfType(Kind.BTF_KIND_STRUCT, "value", 16, members=(Member("queue", types[1]),)))
+    number = kernel.integer("int", 4)
+    params = (
+        Member("wq", kernel.add(BtfType(Kind.BTF_KIND_PTR, target=types[0]))),
+        Member("callback_fn", kernel.add(BtfType(Kind.BTF_KIND_PTR, target=kernel.func_proto(number)))),
+        Member("flags", number),
+        Member("aux__ign", kernel.add(BtfType(Kind.BTF_KIND_PTR))),
+    )
+    kernel.func("bpf_wq_set_callback_impl", kernel.func_proto(number, params), Linkage.BTF_FUNC_GLOBAL)
+    return Btf(kernel.encode()), Btf(own.encode()), value
+
+
+@pytest.mark.parametrize(
+    ("prepare", "id_"),
+    [("r2 = subprog[f]\nr3 = 0\nr4 = 0\ncall bpf_wq_set_callback_impl#kfunc", ""), ("call f", "sleeping")],
+)
+def test_callbacks_of_work_queues_may_sleep(prepare: str, id_: str) -> None:
+    kernel, own, value = work_queues()
+    sleeping = "r1 = r10\nr1 += -8\nr2 = 8\nr3 = 0\ncall bpf_copy_from_user\nr0 = 0\nexit"
+    text = f"r1 = map[v][0]+0\n{prepare}\nr0 = 0\nexit\nf:\n{sleeping}"
+    found = assemble_object(f".map v array key=4 value=16 max_entries=1\n.prog main sched_cls\n{text}", name="test")
+    types = OwnTypes(own, {}, {"v": TypeRef(own, value)})
+    refusal = verify(found.programs[0], found.maps, kernel, own=types, profile=PROFILES["6.18"]).refusal
+    assert (refusal.id if refusal is not None else "") == id_, refusal
