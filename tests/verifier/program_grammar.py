@@ -362,7 +362,8 @@ def mutation(rng: random.Random, program: Program) -> Program:
         elif kind == 1 and insn.code != 0x18 and (insn.code & 8 or insn.code & 7 in (1, 3)):
             insns[at] = replace(insn, src=rng.randrange(0, 11))
         elif kind == 2 and insn.code & 7 in (1, 2, 3, 5, 6) and insn.code not in (0x85, 0x95):
-            insns[at] = replace(insn, off=insn.off + rng.choice((-8, -4, -1, 1, 4, 8)))
+            off = insn.off + rng.choice((-8, -4, -1, 1, 4, 8))
+            insns[at] = replace(insn, off=off if -(1 << 15) <= off < 1 << 15 else insn.off)
         elif kind == 3 and (insn.code & 15 in (4, 5, 6, 7) or insn.code & 7 == 2) and insn.code not in (0x05, 0x95):
             insns[at] = replace(insn, imm=rng.choice(_INTERESTING))
         elif kind == 4 and insn.code & 7 in (4, 7) and insn.code & 0xF0 not in (0xB0, 0xD0, 0x80):
