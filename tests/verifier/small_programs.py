@@ -347,5 +347,17 @@ PROGRAMS_ABOUT_RULES: tuple[SmallProgram, ...] = (
         '.rodata ro\n.asciz "%d"\n.prog main kprobe\n*(u64 *)(r10 -8) = 0\nr1 = map[ro][0]+0\nr2 = 3\nr3 = r10\n'
         "r3 += -8\nr4 = 7\ncall bpf_trace_vprintk\nr0 = 0\nexit",
     ),
+    *(
+        SmallProgram(
+            f"what is fetched goes over the address: {atomic}",
+            f"r0 = r10\n*(u64 *)(r10 -8) = r0\nr1 = 0\n{atomic}\nr0 = 0\nexit",
+            "not-a-pointer",
+        )
+        for atomic in (
+            "r0 = atomic64_cmpxchg((u64 *)(r0 -8), r0, r1)",
+            "r0 = atomic64_xchg((u64 *)(r0 -8), r0)",
+            "r0 = atomic64_fetch_add((u64 *)(r0 -8), r0)",
+        )
+    ),
 )
 """All of them, for Linux 6.18."""

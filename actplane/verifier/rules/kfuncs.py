@@ -245,7 +245,7 @@ def _cast(v: Verification, call: Call, wanted: Value | None) -> Value:
     assert types is not None
     assert isinstance(wanted, Scalar)
     type_id = wanted.range.value
-    if not type_id:
+    if not type_id and v.profile.at_least(6, 17):
         return Pointer(Kind.MEM, flags=Flag.RDONLY | Flag.UNTRUSTED)
     try:
         found = bare(types, type_id)

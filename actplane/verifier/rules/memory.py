@@ -512,10 +512,11 @@ def _compile_atomic(v: Verification, slot: int, insn: Insn) -> Handler:
         fetched = 0 if op == CMPXCHG else src if op & FETCH else -1
         if fetched == 10:
             refuse("frame-pointer-write", slot, "r10 is the frame pointer and is read only")
+        if fetched == dst:
+            # The kernel forgets what the register held before it looks at the address.
+            refuse("not-a-pointer", slot, f"r{dst} is the address, and takes what is fetched from there", dst)
         old = access(v, state, slot, dst, base, off, size, is_write=False, is_atomic=True)
-        # The kernel looks at the address again when the fetched value is in its register already.
-        written = old if fetched == dst else base
-        access(v, state, slot, dst, written, off, size, is_write=True, is_atomic=True)
+        access(v, state, slot, dst, base, off, size, is_write=True, is_atomic=True)
         _note_kind(v, slot, base)
         if fetched >= 0:
             regs[fetched] = scalar(truncate(old.range, size)) if isinstance(old, Scalar) else old
