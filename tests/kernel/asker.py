@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actplane.asm.program import MapSpec
-from actplane.asm.uapi import MapType
+from actplane.asm.uapi import MapType, ProgType
 from actplane.errors import KernelError
 from actplane.loader.attributes import MapCreate, MapFreeze, MapUpdateElem, ProgLoad
 from actplane.loader.btf import Btf
@@ -139,6 +139,8 @@ class Asker:
             found = self._types.id_of(_FUNC, name) if name else None
             if found is not None:
                 struct.pack_into("<I", insns, slot * 8 + 4, found)
+        if wire["prog_type"] == ProgType.BPF_PROG_TYPE_STRUCT_OPS:
+            raise NoAnswer("a struct_ops program belongs to a map, which is not made here")
         attr = ProgLoad(
             prog_type=wire["prog_type"],
             expected_attach_type=wire["attach_type"],
