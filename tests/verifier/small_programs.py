@@ -277,6 +277,36 @@ PROGRAMS_ABOUT_RULES: tuple[SmallProgram, ...] = (
             ("ITER", "bpf_map_elem", 2, "r0 = *(u8 *)(r6 +0)", "null-dereference"),
         )
     ),
+    # What kernels forget of numbers.
+    *(
+        SmallProgram(
+            f"numbers: {name}",
+            f"{VALUE}r6 = map[m][0]+0\n{text}\nr6 += r3\nr0 = *(u8 *)(r6 +0)\nout:\nr0 = 0\nexit",
+            id_,
+        )
+        for name, text, id_ in (
+            (
+                "a signed bound, once the low half says more",
+                "r3 = *(u64 *)(r6 +0)\nif r3 s> 7 goto out\nif r3 > 9 goto out",
+                "map-value-out-of-bounds",
+            ),
+            (
+                "the same without a reason to forget",
+                "r3 = *(u64 *)(r6 +0)\nif r3 > 9 goto out\nif r3 s> 7 goto out",
+                "",
+            ),
+            (
+                "the sign of a small number",
+                "r3 = *(s8 *)(r6 +0)\nr3 s>>= 5\nr3 = (s8)r3\nif r3 s< 0 goto out",
+                "map-value-out-of-bounds",
+            ),
+            (
+                "bounds, where bits are not set",
+                "r3 = *(u64 *)(r6 +0)\nif r3 > 7 goto out\nif r3 & 1 goto out\nr3 >>= 1",
+                "",
+            ),
+        )
+    ),
     # Where programs are attached, and how many functions they have.
     SmallProgram("nowhere", ".prog main sk_lookup\nr0 = 1\nexit", "attach"),
     SmallProgram("somewhere else", ".prog main xdp attach_type=BPF_SK_LOOKUP\nr0 = 1\nexit"),

@@ -8,7 +8,7 @@ from typing import Final
 
 from actplane.asm.isa import JEQ, JGE, JGT, JLE, JLT, JNE, JSET, JSGE, JSGT, JSLE, JSLT
 from actplane.verifier.domains import tnum
-from actplane.verifier.domains.scalar import Bounds, Range, make, signed32, signed64, table
+from actplane.verifier.domains.scalar import Bounds, Range, from_bits, make, signed32, signed64, table
 from actplane.verifier.domains.tnum import U32, U64
 
 JNOT_SET: Final = 0x100 | JSET
@@ -205,6 +205,8 @@ def _learn_set(op: int, is_wide: bool, a: Range, b: Range) -> tuple[Range, Range
         value, mask = tnum.or_(a.tnum, (bits, 0))
     else:
         value, mask = tnum.and_(a.tnum, (~bits & U64, 0))
+        # Kernels forget the bounds, as they might contradict the bits where no path leads.
+        return from_bits(value, mask), b
     return make((value, mask, *a.bounds[2:])), b
 
 

@@ -314,8 +314,9 @@ def _deduce_mixed(b: Bounds) -> Bounds:
     umax = min(umax, (umax & ~U32) | u32max)
     smin = max(smin, (smin & ~U32) | u32min)
     smax = min(smax, (smax & ~U32) | u32max)
-    if smin >= S32_MIN and smax <= S32_MAX:
-        smin, smax = max(smin, s32min), min(smax, s32max)
+    if s32min >= 0 and smin >= S32_MIN and smax <= S32_MAX:
+        # Kernels take over what is known of the low half, even if they knew the whole number better.
+        umin, umax, smin, smax = s32min, s32max, s32min, s32max
     return value, mask, umin, umax, smin, smax, u32min, u32max, s32min, s32max
 
 
@@ -380,22 +381,20 @@ def truncate(r: Range, size: int) -> Range:
 
 
 def sign_extend(r: Range, size: int) -> Range:
-    """Return the range of the low `size` bytes, sign-extended to 64 bits."""
+    """
+    Return the range of the low `size` bytes, sign-extended to 64 bits.
+
+    Source: coerce_reg_to_size_sx() in kernel/bpf/verifier.c, which looks at the bounds of the whole number
+    and, where it is not known, not at its bits.
+    """
     bits = size * 8
-    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
-    if r.smin >= low and r.smax <= high:
-        return r
-    if size == 4:
-        smin, smax = r.s32min, r.s32max
-    else:
-        smin, smax = low, high
-        half = 1 << (bits - 1)
-        # The cut-off bits agree at both ends, so the interval survives if the sign does not flip.
-        if r.smin >> bits == r.smax >> bits:
-            first, last = r.smin & ((1 << bits) - 1), r.smax & ((1 << bits) - 1)
-            first = first - (1 << bits) if first >= half else first
-            last = last - (1 << bits) if last >= half else last
-            if first <= last:
-                smin, smax = first, last
-    value, mask = tnum.sign_extend((r.value, r.mask), bits)
-    return make((value, mask, 0, U64, smin, smax, 0, U32, S32_MIN, S32_MAX))
+    if r.is_const:
+        return constant(tnum.sign_extend((r.value, 0), bits)[0])
+    half = 1 << (bits - 1)
+    smin, smax = -half, half - 1
+    # The cut-off bits agree at both ends, so the interval survives if the sign does not flip.
+    if r.smin >> bits == r.smax >> bits:
+        first, last = r.smin & (2 * half - 1), r.smax & (2 * half - 1)
+        if (first < half) == (last < half):
+            smin, smax = (first, last) if last < half else (first - 2 * half, last - 2 * half)
+    return between_signed(smin, smax)
