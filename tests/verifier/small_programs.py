@@ -172,6 +172,11 @@ exit"""
 
 BAD = "global-function"
 
+LOOKED_UP = "*(u32 *)(r10 -4) = 0\nr2 = r10\nr2 += -4\nr1 = map[m]\ncall bpf_map_lookup_elem\n"
+FOUND_TWICE = (
+    f".map m hash key=4 value=8 max_entries=4\n.prog main socket_filter\n{LOOKED_UP}r6 = r0\nr7 = r0\n{LOOKED_UP}"
+)
+
 PROGRAMS_ABOUT_RULES: tuple[SmallProgram, ...] = (
     # Where pointers become numbers, 32 bits or 64.
     SmallProgram("w -= on a pointer", f"{VALUE}r2 = r10\nw2 -= 1\nr2 >>= 32\n{READ}", "unbounded-access"),
@@ -388,6 +393,25 @@ PROGRAMS_ABOUT_RULES: tuple[SmallProgram, ...] = (
             "r0 = atomic64_xchg((u64 *)(r0 -8), r0)",
             "r0 = atomic64_fetch_add((u64 *)(r0 -8), r0)",
         )
+    ),
+    SmallProgram(
+        "equal to a pointer that is not null",
+        f"{FOUND_TWICE}if r0 == 0 goto out\nif r6 != r0 goto out\nr1 = *(u64 *)(r6 +0)\nout:\nr0 = 0\nexit",
+    ),
+    SmallProgram(
+        "a copy of what is equal to a pointer that is not null",
+        f"{FOUND_TWICE}if r0 == 0 goto out\nif r6 != r0 goto out\nr1 = *(u64 *)(r7 +0)\nout:\nr0 = 0\nexit",
+        "null-dereference",
+    ),
+    SmallProgram(
+        "equal to the frame pointer", f"{FOUND_TWICE}if r6 != r10 goto out\nr1 = *(u64 *)(r6 +0)\nout:\nr0 = 0\nexit"
+    ),
+    SmallProgram(
+        "two cgroup storages",
+        ".map a cgroup_storage key=16 value=8 max_entries=0\n.map b cgroup_storage key=16 value=16 max_entries=0\n"
+        ".prog main cgroup_skb\nr1 = map[a]\nr2 = 0\ncall bpf_get_local_storage\nr1 = map[b]\nr2 = 0\n"
+        "call bpf_get_local_storage\nr0 = 0\nexit",
+        "map-not-allowed",
     ),
 )
 """All of them, for Linux 6.18."""

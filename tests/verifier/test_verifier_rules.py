@@ -113,3 +113,13 @@ def test_callbacks_of_work_queues_may_sleep(prepare: str, id_: str) -> None:
     types = OwnTypes(own, {}, {"v": TypeRef(own, value)})
     refusal = verify(found.programs[0], found.maps, kernel, own=types, profile=PROFILES["6.18"]).refusal
     assert (refusal.id if refusal is not None else "") == id_, refusal
+
+
+@pytest.mark.parametrize("atomic", ["lock *(u64 *)(r10 -8) += r2", "r2 = atomic64_fetch_or((u64 *)(r10 -8), r2)"])
+def test_atomics_do_not_make_numbers_of_spilled_pointers_without_privileges(atomic: str) -> None:
+    text = f".prog main socket_filter\n*(u64 *)(r10 -8) = r1\nr2 = 8\n{atomic}\nr0 = 0\nexit"
+    program = assemble_object(text, name="test").programs[0]
+    assert verify(program).is_accepted
+    refusal = verify(program, options=Options(is_privileged=False)).refusal
+    assert refusal is not None
+    assert (refusal.id, refusal.slot) == ("pointer-leak", 2)

@@ -100,7 +100,7 @@ def _compile_ld(v: Verification, slot: int, insn: Insn) -> Handler:
         return refusal("frame-pointer-write", "r10 is the frame pointer and is read only")
     dst = insn.dst
     if insn.src == PSEUDO_FUNC:
-        return _compile_function_address(insn)
+        return _compile_function_address(v, insn)
     value = _loaded_value(v, slot, insn)
 
     def load(state: State) -> int:
@@ -110,9 +110,12 @@ def _compile_ld(v: Verification, slot: int, insn: Insn) -> Handler:
     return load
 
 
-def _compile_function_address(insn: Insn) -> Handler:
+def _compile_function_address(v: Verification, insn: Insn) -> Handler:
     def load(state: State) -> int:
-        state.frames[-1].regs[insn.dst] = Pointer(Kind.FUNC, detail=called_function(state.slot, insn))
+        function = called_function(state.slot, insn)
+        if function in v.subject.notes.get("globals", {}):
+            refuse("callback", state.slot, "a callback must be a static function")
+        state.frames[-1].regs[insn.dst] = Pointer(Kind.FUNC, detail=function)
         return state.slot + 2
 
     return load

@@ -331,8 +331,8 @@ def _refine_mixed(
     op = insn.code & OPERATION_MASK
     is_wide = insn.code & CLASS_MASK == JMP
     if isinstance(left, Pointer) and isinstance(right, Pointer):
-        if is_wide and op in (JEQ, JNE) and _learn_same_pointer(v, op, state, other, left, right):
-            return
+        if is_wide and op in (JEQ, JNE):
+            _learn_same_pointer(v, insn, state, other, left, right)
         if is_wide and op in (JGT, JGE, JLT, JLE) and _learn_packet(op, state, other, left, right):
             return
         if not v.is_privileged:
@@ -343,18 +343,17 @@ def _refine_mixed(
         refuse("pointer-comparison", slot, "a pointer is compared with a number", insn.dst, insn.src)
 
 
-def _learn_same_pointer(v: Verification, op: int, state: State, other: State, left: Pointer, right: Pointer) -> bool:
-    """If one side cannot be null, the other is not null where both are equal."""
-    equal = other if op == JEQ else state
-    if (left.kind is Kind.BTF_ID and right.kind is Kind.BTF_ID) or not v.profile.at_least(6, 2):
-        return False
-    if left.flags & Flag.NULL and is_never_null(right):
-        mark_not_null(v, equal, left)
-        return True
-    if right.flags & Flag.NULL and is_never_null(left):
-        mark_not_null(v, equal, right)
-        return True
-    return False
+def _learn_same_pointer(v: Verification, insn: Insn, state: State, other: State, left: Pointer, right: Pointer) -> None:
+    """
+    Of two equal pointers of which one may be null, that one is not: as the kernel does it, in its
+    register alone, not in copies.
+    """
+    are_both = bool(left.flags & Flag.NULL) == bool(right.flags & Flag.NULL)
+    if are_both or Kind.BTF_ID in (left.kind, right.kind) or not v.profile.at_least(6, 2):
+        return
+    equal = other if insn.code & OPERATION_MASK == JEQ else state
+    reg, pointer = (insn.dst, left) if left.flags & Flag.NULL else (insn.src, right)
+    equal.frames[-1].regs[reg] = _without_null(pointer).but(id=pointer.id)
 
 
 def _learn_packet(op: int, state: State, other: State, left: Pointer, right: Pointer) -> bool:

@@ -45,9 +45,14 @@ _SLEEPABLE_MAPS: Final = {
 }
 
 
+_CGROUP_STORAGES: Final = frozenset({MapType.BPF_MAP_TYPE_CGROUP_STORAGE, MapType.BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE})
+"""Maps that a program has one value of, found by the cgroup alone."""
+
+
 def check_maps(v: Verification) -> None:
     """Refuse references to maps that this program may not use, or that are not there."""
     seen: set[str] = set()
+    storages: set[MapType] = set()
     for slot in v.code.layout.addresses:
         insn = v.code.at[slot]
         symbol = insn.symbol if insn is not None else None
@@ -63,6 +68,10 @@ def check_maps(v: Verification) -> None:
             if symbol.name not in seen:
                 seen.add(symbol.name)
                 _check_map(v, slot, facts)
+                if facts.spec.type in _CGROUP_STORAGES:
+                    if facts.spec.type in storages:
+                        refuse("map-not-allowed", slot, f"{symbol.name!r}: one cgroup storage of each kind is allowed")
+                    storages.add(facts.spec.type)
     if len(seen) > MAX_MAPS:
         refuse("bad-map", -1, f"{len(seen)} maps, a program may use {MAX_MAPS}")
 

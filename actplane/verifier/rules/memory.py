@@ -516,6 +516,9 @@ def _compile_atomic(v: Verification, slot: int, insn: Insn) -> Handler:
             # The kernel forgets what the register held before it looks at the address.
             refuse("not-a-pointer", slot, f"r{dst} is the address, and takes what is fetched from there", dst)
         old = access(v, state, slot, dst, base, off, size, is_write=False, is_atomic=True)
+        if isinstance(old, Pointer) and not v.is_privileged:
+            # Only a load from the stack can have yielded one.
+            refuse("pointer-leak", slot, f"r{dst}: a spilled pointer would be used as a number", dst)
         access(v, state, slot, dst, base, off, size, is_write=True, is_atomic=True)
         _note_kind(v, slot, base)
         if fetched >= 0:

@@ -91,8 +91,6 @@ def push_callback(v: Verification, state: State, call: Call) -> None:
     slot, target = call.slot, call.callback
     if not v.code.is_function(target):
         refuse("callback", slot, f"there is no function at slot {target}")
-    if target in v.subject.notes.get("globals", {}):
-        refuse("callback", slot, "a callback must be a static function")
     if call.name in _LATER:
         _push_async(v, state, call)
         return
