@@ -175,3 +175,30 @@ def test_what_older_kernels_lose_track_of_is_refused_for_them(text: str, since: 
     before, first = since
     assert not verify(program, {}, profile=profile_of(before)).is_accepted
     verify(program, {}, profile=profile_of(first)).require()
+
+
+SHIFTED_TOO_FAR = """
+.map m array key=4 value=8 max_entries=1
+.prog main socket_filter
+r8 = -1
+w8 s>>= w8
+*(u32 *)(r10 -4) = 0
+r2 = r10
+r2 += -4
+r1 = map[m]
+call bpf_map_lookup_elem
+if r0 == 0 goto out
+r0 += r8
+out:
+r0 = 0
+exit
+"""
+
+
+def test_what_cannot_be_computed_is_unknown_since_6_9_and_was_a_number_of_32_bits() -> None:
+    found = assemble_object(SHIFTED_TOO_FAR, name="release")
+    verify(found.programs[0], found.maps, profile=profile_of("6.8")).require()
+    for release in ("6.9", "6.12", "6.18", "7.2"):
+        refusal = verify(found.programs[0], found.maps, profile=profile_of(release)).refusal
+        assert refusal is not None, release
+        assert refusal.id == "pointer-out-of-range", release

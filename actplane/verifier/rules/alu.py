@@ -238,8 +238,8 @@ def _compile_binary(v: Verification, insn: Insn) -> Handler:
     operand = constant(insn.imm)
     constant_operand = scalar(operand)
     keeps_link = op in (ADD, SUB) and v.is_privileged and v.profile.at_least(6, 12)
-    # Some kernels forget even that a 32-bit operation clears the upper half.
-    forgets_half = not is_wide and v.profile.at_least(6, 9) and not v.profile.at_least(7, 0)
+    # Since 6.9 what cannot be computed is unknown, even that a 32-bit operation clears the upper half.
+    forgets_half = not is_wide and v.profile.at_least(6, 9)
     may_fork = op in (AND, OR) and not is_register and v.profile.has(FORKS_ON_SIGN)
     divides = op in (DIV, MOD) and v.profile.at_least(7, 0)
 

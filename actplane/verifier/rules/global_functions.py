@@ -148,10 +148,11 @@ def _pointer_parameter(v: Verification, types: TypeProvider, type_id: int, tags:
     inner = types.type_at(target) if target else None
     name = inner.name if inner is not None and is_struct(inner) else ""
     kind, allowed = "mem", {"nonnull"}
+    kprobe = v.prog_type is ProgType.BPF_PROG_TYPE_KPROBE and v.profile.at_least(6, 8)
     if (
         "ctx" in tags
-        or is_context_struct(type_names(v)[0], name)
-        or (v.prog_type is ProgType.BPF_PROG_TYPE_KPROBE and _are_user_registers(types, type_id))
+        or is_context_struct(type_names(v)[0], name, v.profile.version)
+        or (kprobe and _are_user_registers(types, type_id))
     ):
         kind, allowed = "context", {"ctx"}
     elif name == "bpf_dynptr":
@@ -171,6 +172,8 @@ def _pointer_parameter(v: Verification, types: TypeProvider, type_id: int, tags:
         return _trusted(v, inner.name if inner is not None else "", "nullable" in tags, kind == "untrusted")
     if kind != "mem":
         return Parameter(kind)
+    if not v.profile.at_least(5, 12):
+        return "points at memory, which kernels take since Linux 5.12"
     size = size_of(types, target)
     if not size:
         return "points at something whose size is not known"

@@ -159,7 +159,7 @@ def _kind(
     name = inner.name if inner is not None and is_struct(inner) else ""
     suffix = suffix_of(member.name)
     has_size = _has_size(v, state, members, index)
-    if function.name == "bpf_cast_to_kern_ctx" or is_context_struct(type_names(v)[0], name):
+    if function.name == "bpf_cast_to_kern_ctx" or is_context_struct(type_names(v)[0], name, v.profile.version):
         return "context"
     if suffix == "nullable" and is_null and not has_size:
         return "null"

@@ -224,15 +224,16 @@ STRUCTS: Final = {
 _INSIDE: Final = {"__sk_buff": "sk_buff", "xdp_md": "xdp_buff"}
 
 
-def is_context_struct(prog_type: str, struct: str) -> bool:
+def is_context_struct(prog_type: str, struct: str, version: tuple[int, int]) -> bool:
     """
-    Whether a pointer to a struct, by its name, is the context of a kind of program.
+    Whether a pointer to a struct, by its name, is the context of a kind of program: since 6.2 by the name of
+    the kernel's own struct, too.
 
-    >>> is_context_struct("XDP", "xdp_md"), is_context_struct("XDP", "__sk_buff")
-    (True, False)
+    >>> [is_context_struct("XDP", name, (6, 1)) for name in ("xdp_md", "xdp_buff", "__sk_buff")]
+    [True, False, False]
     """
     name = STRUCTS.get(prog_type)
-    return name is not None and struct in (name, _INSIDE.get(name))
+    return name is not None and (struct == name or (version >= (6, 2) and struct == _INSIDE.get(name)))
 
 
 def layout_of(prog_type: str, attach_type: str, version: tuple[int, int]) -> str | None:
