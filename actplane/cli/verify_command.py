@@ -180,7 +180,7 @@ def _with_hint(report: Report, program: Program, types: Btf | None) -> Report:
     hint = ""
     if refusal.id == "attach" and program.prog_type in _BTF_ATTACHED:
         hint = _near_names(program, types) if program.attach_to else "name it with --attach, or attach_to= in the text"
-    elif refusal.id == "attach" and refusal.claim.endswith("must say where it will be attached"):
+    elif refusal.id == "attach" and program.prog_type and program.attach_type is None:
         hint = "say it with --attach-type, or attach_type= in the text"
     elif refusal.id == "sleeping":
         verb = "do without" if program.is_sleepable else "give"

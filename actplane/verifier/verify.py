@@ -206,7 +206,7 @@ def _check_unprivileged(program: Program, layout: Layout) -> None:
     """Refuse kinds of programs, and calls, that need CAP_BPF."""
     if program.prog_type not in _UNPRIVILEGED_TYPES:
         kind = program.prog_type.name.removeprefix("BPF_PROG_TYPE_")
-        refuse("privileged-only", -1, f"a {kind} program is for privileged users only")
+        refuse("privileged-only", -1, f"{kind} programs are for privileged users only")
     for slot, insn in layout.insns_of(NAMES_FUNCTION):
         if insn.src in ((PSEUDO_CALL, PSEUDO_KFUNC_CALL) if insn.code == CALL else (PSEUDO_FUNC,)):
             refuse("privileged-only", slot, "functions, of the program or of the kernel, are for privileged users only")

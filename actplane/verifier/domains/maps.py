@@ -38,10 +38,6 @@ _KPTR_TAGS: Final = {
     "uptr": "uptr",
 }
 
-PER_CPU: Final = frozenset(
-    {MapType.BPF_MAP_TYPE_PERCPU_ARRAY, MapType.BPF_MAP_TYPE_PERCPU_HASH, MapType.BPF_MAP_TYPE_LRU_PERCPU_HASH}
-)
-
 
 @dataclass(frozen=True, slots=True)
 class SpecialField:

@@ -176,8 +176,8 @@ def _check_point(program: Program) -> None:
         return
     kind = program.prog_type.name.removeprefix("BPF_PROG_TYPE_")
     if point is None:
-        refuse("attach", -1, f"a {kind} program must say where it will be attached")
-    refuse("attach", -1, f"a {kind} program is not attached at {point.name}")
+        refuse("attach", -1, f"{kind} programs must say where they will be attached")
+    refuse("attach", -1, f"{kind} programs are not attached at {point.name}")
 
 
 def find(program: Program, types: TypeProvider | None, profile: KernelProfile) -> AttachPoint | None:

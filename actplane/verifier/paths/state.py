@@ -23,10 +23,8 @@ DYNPTR: Final = ord("d")
 ITER: Final = ord("i")
 IRQ: Final = ord("f")
 
-ALL_INVALID: Final = bytes([INVALID]) * 8
 ALL_SPILL: Final = bytes([SPILL]) * 8
 ALL_MISC: Final = bytes([MISC]) * 8
-ALL_NOUGHT: Final = bytes([NOUGHT]) * 8
 ALL_DYNPTR: Final = bytes([DYNPTR]) * 8
 ALL_ITER: Final = bytes([ITER]) * 8
 ALL_IRQ: Final = bytes([IRQ]) * 8
@@ -246,13 +244,6 @@ class State:
     @property
     def frame(self) -> Frame:
         return self.frames[-1]
-
-    def find_ref(self, id_: int) -> Ref | None:
-        """Return the reference with an id, if it is held. Locks do not count."""
-        for ref in self.refs:
-            if ref.id == id_ and ref.what != "lock":
-                return ref
-        return None
 
 
 def replace_pointers(state: State, is_meant: Callable[[Pointer], bool], change: Callable[[Pointer], Value]) -> None:

@@ -378,11 +378,11 @@ def _check_amount(slot: int, dst: int, pointer: Pointer, offset: Range) -> None:
         return
     name = pointer.type_name
     if offset.is_const:
-        refuse("pointer-out-of-range", slot, f"r{dst}: {offset.smin} is too much to move a {name} pointer by", dst)
+        refuse("pointer-out-of-range", slot, f"r{dst} is {name}: {offset.smin} is too much to move it by", dst)
     if offset.smin == S64_MIN:
-        claim = f"r{dst}: a {name} pointer is moved by a number without a lower bound"
+        claim = f"r{dst} is {name} and is moved by a number without a lower bound"
         refuse("pointer-out-of-range", slot, claim, dst)
-    claim = f"r{dst}: a {name} pointer is moved by {offset.smin} or more, out of any bounds"
+    claim = f"r{dst} is {name} and is moved by {offset.smin} or more, out of any bounds"
     refuse("pointer-out-of-range", slot, claim, dst)
 
 
@@ -392,10 +392,10 @@ def _check_moved(slot: int, dst: int, pointer: Pointer) -> None:
         return
     name = pointer.type_name
     if not -MAX_VAR_OFF < pointer.off < MAX_VAR_OFF:
-        refuse("pointer-out-of-range", slot, f"r{dst}: the offset {pointer.off} of a {name} pointer is too large", dst)
+        refuse("pointer-out-of-range", slot, f"r{dst} is {name}: its offset {pointer.off} is too large", dst)
     if var.is_const:
-        refuse("pointer-out-of-range", slot, f"r{dst}: {var.smin} is too much to move a {name} pointer by", dst)
+        refuse("pointer-out-of-range", slot, f"r{dst} is {name}: {var.smin} is too much to move it by", dst)
     if var.smin == S64_MIN:
-        claim = f"r{dst}: the offset of a {name} pointer has no lower bound"
+        claim = f"r{dst} is {name}: its offset has no lower bound"
         refuse("pointer-out-of-range", slot, claim, dst)
-    refuse("pointer-out-of-range", slot, f"r{dst}: the offset {var.smin} of a {name} pointer is out of bounds", dst)
+    refuse("pointer-out-of-range", slot, f"r{dst} is {name}: its offset {var.smin} is out of bounds", dst)

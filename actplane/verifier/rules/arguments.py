@@ -271,7 +271,7 @@ def check_memory(
     if kind is Kind.STACK:
         if size == 0 and not allows_nothing:
             refuse("argument-size", slot, f"r{reg}: no bytes at all", reg)
-        stack.check_bounds(v, slot, reg, pointer, off, size, is_write=is_write)
+        stack.check_bounds(slot, reg, pointer, off, size)
         if not pointer.var.is_const and not v.is_privileged:
             refuse("stack-variable-offset", slot, f"r{reg}: the stack is accessed at an unknown offset", reg)
         low, high = off + pointer.var.smin, off + pointer.var.smax + size
@@ -308,7 +308,7 @@ def check_memory(
     elif kind is Kind.BTF_ID:
         btf_access.access(v, state, slot, reg, pointer, off, size, is_write=is_write)
     elif kind is Kind.CTX and v.prog_type in _PLAIN_CONTEXTS:
-        context.access(v, state, slot, reg, pointer, off + size - 1, 1, is_write=is_write, source=-1)
+        context.access(v, slot, reg, pointer, off + size - 1, 1, is_write=is_write)
     else:
         wrong_type(call, reg, pointer, _MEM_TEXT)
 

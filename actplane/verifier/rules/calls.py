@@ -117,7 +117,7 @@ def _forbidden(v: Verification, helper: int) -> tuple[str, str] | None:
     if attach == "LSM_CGROUP" and v.program.attach_to in _SOCKOPT_HOOKS and allowed is not None:
         allowed |= {HelperId.bpf_setsockopt, HelperId.bpf_getsockopt}
     if allowed is None or helper not in allowed:
-        return "helper-not-allowed", f"a {prog} program may not call {name}"
+        return "helper-not-allowed", f"{prog} programs may not call {name}"
     if helper in PRIVILEGED and not v.is_privileged:
         return "privileged-only", f"{name} is for privileged programs only"
     if helper in GPL_ONLY_IDS and not v.is_gpl:

@@ -6,11 +6,10 @@ from typing import Final
 
 from actplane.asm.uapi import ProgType
 from actplane.verifier.domains.kinds import Flag, Kind
-from actplane.verifier.paths.state import State
 from actplane.verifier.paths.values import UNKNOWN_SCALAR, Pointer, Value
 from actplane.verifier.paths.verification import Verification
 from actplane.verifier.tables import context_tables
-from actplane.verifier.tables.refusals import refuse
+from actplane.verifier.tables.refusals import in_bytes, refuse
 
 
 def type_names(v: Verification) -> tuple[str, str]:
@@ -22,7 +21,6 @@ def type_names(v: Verification) -> tuple[str, str]:
 
 def access(
     v: Verification,
-    state: State,
     slot: int,
     reg: int,
     base: Pointer,
@@ -30,7 +28,6 @@ def access(
     size: int,
     *,
     is_write: bool,
-    source: int,
 ) -> Value:
     """Check an access to the context; `off` has the pointer's own offset in it. Return what a load yields."""
     var = base.var
@@ -48,15 +45,15 @@ def access(
         return UNKNOWN_SCALAR
     if v.subject.attach is not None:
         return _attach_argument(v, slot, reg, off, size, is_write)
-    return _listed_field(v, slot, reg, off, size, is_write, source)
+    return _listed_field(v, slot, reg, off, size, is_write)
 
 
 def _attach_argument(v: Verification, slot: int, reg: int, off: int, size: int, is_write: bool) -> Value:
     point = v.subject.attach
-    words = f"r{reg}: {size} bytes at offset {off} of the arguments of {point.name}"
+    words = f"r{reg}: {in_bytes(size)} at offset {off} of the arguments of {point.name}"
     is_lsm = v.prog_type is ProgType.BPF_PROG_TYPE_LSM
     if off < 0 or off >= 96 or (not is_lsm and (is_write or off % size)):
-        refuse("context-access", slot, f"{words} are not accessible", reg)
+        refuse("context-access", slot, f"{words} cannot be accessed", reg)
     if off % 8:
         refuse("context-access", slot, f"{words}: every argument is at a multiple of 8", reg)
     index = off // 8
@@ -81,7 +78,7 @@ def _attach_argument(v: Verification, slot: int, reg: int, off: int, size: int, 
     return value if value is not None else UNKNOWN_SCALAR
 
 
-def _listed_field(v: Verification, slot: int, reg: int, off: int, size: int, is_write: bool, source: int) -> Value:
+def _listed_field(v: Verification, slot: int, reg: int, off: int, size: int, is_write: bool) -> Value:
     prog, attach = type_names(v)
     layout = context_tables.layout_of(prog, attach, v.profile.version)
     if layout is None:
@@ -90,7 +87,7 @@ def _listed_field(v: Verification, slot: int, reg: int, off: int, size: int, is_
     is_kept_back |= layout == "regs_rw" and is_write and not v.profile.writes_registers
     if is_kept_back or not context_tables.is_allowed(layout, off, size, v.profile.version, is_write=is_write):
         verb = "write" if is_write else "read"
-        refuse("context-access", slot, f"r{reg}: a {prog} program may not {verb} {size} bytes at {off}", reg)
+        refuse("context-access", slot, f"r{reg}: {prog} programs may not {verb} {in_bytes(size)} at {off}", reg)
     if is_write:
         return UNKNOWN_SCALAR
     found = context_tables.FIELDS.get(layout, {}).get((off, size))
@@ -144,7 +141,7 @@ def access_socket(v: Verification, slot: int, reg: int, base: Pointer, off: int,
     else:
         is_ok = _sock_ok(off, size)
     if not is_ok or not is_fixed:
-        refuse("context-access", slot, f"r{reg}: {size} bytes at {off} of {base.type_name} are not accessible", reg)
+        refuse("context-access", slot, f"r{reg}: {in_bytes(size)} at {off} of {base.type_name} cannot be accessed", reg)
     return UNKNOWN_SCALAR
 
 

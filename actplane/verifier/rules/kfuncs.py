@@ -101,7 +101,7 @@ def _problem(v: Verification, name: str) -> tuple[str, str] | None:
     # Raw tracepoints count as tracing programs since Linux 7.1.
     caller = "TRACING" if prog == "RAW_TRACEPOINT" and v.profile.at_least(7, 1) else prog
     if not may_call(function, caller):
-        return "kfunc-not-allowed", f"a {prog} program may not call {name}"
+        return "kfunc-not-allowed", f"{prog} programs may not call {name}"
     if name.startswith("bpf_arena_"):
         return "arena-not-modelled", f"{name} works on arenas, which the mirror does not model"
     if "device" in function.flags:

@@ -218,7 +218,7 @@ def access(
     if kind is Kind.MAP_VALUE:
         return _access_map_value(v, state, slot, reg, base, off, size, is_write, value, source, is_atomic)
     if kind is Kind.CTX:
-        loaded = context.access(v, state, slot, reg, base, off, size, is_write=is_write, source=source)
+        loaded = context.access(v, slot, reg, base, off, size, is_write=is_write)
         if is_load_signed and isinstance(loaded, Pointer):
             refuse("context-access", slot, f"r{reg}: a pointer in the context is loaded with sign extension", reg)
         return loaded
@@ -322,7 +322,7 @@ def _access_stack(
             refuse("misaligned", slot, f"r{reg}: {size} bytes of stack at offset {off} are not aligned", reg)
     if not var.is_const and not v.is_privileged:
         refuse("stack-variable-offset", slot, f"r{reg}: the stack is accessed at an unknown offset", reg)
-    stack.check_bounds(v, slot, reg, base, off, size, is_write=is_write)
+    stack.check_bounds(slot, reg, base, off, size)
     if var.is_const:
         off += var.smin
         if is_write:

@@ -26,16 +26,14 @@ from actplane.verifier.paths.state import (
 from actplane.verifier.paths.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, known
 from actplane.verifier.paths.verification import Verification
 from actplane.verifier.rules.dynptrs import destroy
-from actplane.verifier.tables.refusals import refuse
+from actplane.verifier.tables.refusals import in_bytes, refuse
 
 STACK_BYTES: Final = 512
 _MAX_VAR_OFF: Final = 1 << 29
 _OBJECTS: Final = frozenset({DYNPTR, ITER, IRQ})
 
 
-def check_bounds(
-    v: Verification, slot: int, reg: int, pointer: Pointer, off: int, size: int, *, is_write: bool
-) -> None:
+def check_bounds(slot: int, reg: int, pointer: Pointer, off: int, size: int) -> None:
     """Refuse an access of `size` bytes, `off` bytes from the pointer with its fixed offset, outside of the frame."""
     var = pointer.var
     if not var.is_const and (var.smax >= _MAX_VAR_OFF or var.smin <= -_MAX_VAR_OFF):
@@ -79,7 +77,7 @@ def read_fixed(v: Verification, state: State, slot: int, pointer: Pointer, off: 
         value: Value = kept.value
         if isinstance(value, Pointer):
             if size != 8 or spilled != 8:
-                refuse("stack-pointer-corruption", slot, f"{size} bytes of a spilled pointer are loaded")
+                refuse("stack-pointer-corruption", slot, f"{in_bytes(size)} of a spilled pointer, loaded alone")
             v.note_history(state, slot)
             return value
         if first == 0 and (size == spilled or (size < spilled and v.follows_spills)):
@@ -144,7 +142,7 @@ def write_fixed(
     # Addresses of instructions are not kept: what is loaded from there is a number.
     if isinstance(value, Pointer) and value.kind is not Kind.INSN:
         if size != 8 or first:
-            refuse("stack-pointer-corruption", slot, f"{size} bytes of a pointer are spilled", source)
+            refuse("stack-pointer-corruption", slot, f"{in_bytes(size)} of a pointer, spilled alone", source)
         if frame is not state.frames[-1] and value.kind.name == "STACK":
             refuse("pointer-leak", slot, "a stack pointer is spilled into the stack of a caller", source)
         _spill(frame, index, value, 8)

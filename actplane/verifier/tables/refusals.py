@@ -22,6 +22,16 @@ class Refused(Exception):
         self.regs = regs
 
 
+def in_bytes(size: int) -> str:
+    """
+    Return a number of bytes in words.
+
+    >>> in_bytes(1), in_bytes(8)
+    ('1 byte', '8 bytes')
+    """
+    return "1 byte" if size == 1 else f"{size} bytes"
+
+
 def refuse(id_: str, slot: int, claim: str, *regs: int) -> NoReturn:
     """Refuse the program. `regs` are the registers whose state the reader should see."""
     assert id_ in CATALOGUE, id_
