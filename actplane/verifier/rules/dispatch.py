@@ -9,6 +9,7 @@ from actplane.asm.isa import (
     ABS,
     ALU,
     ALU64,
+    ATOMIC,
     CALL,
     CLASS_MASK,
     DW,
@@ -37,6 +38,7 @@ from actplane.verifier.paths.values import UNKNOWN_SCALAR, Pointer, Value, known
 from actplane.verifier.paths.verification import Handler, Verification, refusal
 from actplane.verifier.rules import refs
 from actplane.verifier.rules.alu import compile_alu
+from actplane.verifier.rules.atomics import compile_atomic
 from actplane.verifier.rules.calls import compile_helper_call
 from actplane.verifier.rules.indirect_jumps import compile_indirect_jump
 from actplane.verifier.rules.jumps import compile_jump
@@ -63,7 +65,8 @@ def compile_insn(v: Verification, slot: int, insn: Insn) -> Handler:
     if kind in (ALU, ALU64):
         return compile_alu(v, insn)
     if kind in (LDX, ST, STX):
-        return compile_memory(v, slot, insn)
+        is_atomic = kind == STX and insn.code & MODE_MASK == ATOMIC
+        return compile_atomic(v, slot, insn) if is_atomic else compile_memory(v, slot, insn)
     if kind == LD:
         return _compile_ld(v, slot, insn)
     if insn.code == EXIT:

@@ -1,5 +1,5 @@
 """
-Loads, stores and atomics: each kind of pointer says what may be accessed through it, and what a
+Loads and stores: each kind of pointer says what may be accessed through it, and what a
 load yields.
 """
 
@@ -9,26 +9,15 @@ from typing import Final
 
 from actplane.asm.insn import Insn
 from actplane.asm.isa import (
-    ADD,
-    AND,
-    ATOMIC,
     CLASS_MASK,
-    CMPXCHG,
     DW,
-    FETCH,
     LDX,
-    LOAD_ACQUIRE,
     MEM,
     MEMSX,
     MODE_MASK,
-    OR,
     SIZE_BITS,
     SIZE_MASK,
     ST,
-    STORE_RELEASE,
-    STX,
-    XCHG,
-    XOR,
 )
 from actplane.asm.uapi import MapType, ProgType
 from actplane.verifier.domains import arith, tnum
@@ -47,10 +36,8 @@ MAX_VAR_OFF: Final = 1 << 29
 
 SIZES: Final = {bits: size.bits // 8 for size, bits in SIZE_BITS.items()}
 
-_ATOMICS: Final = frozenset({ADD, OR, AND, XOR, ADD | FETCH, OR | FETCH, AND | FETCH, XOR | FETCH, XCHG, CMPXCHG})
-
-_SOCKETS: Final = frozenset({Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, Kind.XDP_SOCK})
-_PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
+SOCKETS: Final = frozenset({Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, Kind.XDP_SOCK})
+PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
 _UNKNOWN_OF: Final = {size: scalar(truncate(UNKNOWN_RANGE, size)) for size in (1, 2, 4, 8)}
 _UNKNOWN_SIGNED: Final = {
     size: scalar(between_signed(-(1 << (8 * size - 1)), (1 << (8 * size - 1)) - 1)) for size in (1, 2, 4)
@@ -58,10 +45,8 @@ _UNKNOWN_SIGNED: Final = {
 
 
 def compile_memory(v: Verification, slot: int, insn: Insn) -> Handler:
-    """Return the handler of a load, a store or an atomic operation."""
+    """Return the handler of a load or a store that is not atomic."""
     mode = insn.code & MODE_MASK
-    if mode == ATOMIC and insn.code & CLASS_MASK == STX:
-        return _compile_atomic(v, slot, insn)
     is_load = insn.code & CLASS_MASK == LDX
     is_bad = mode != MEM and not (mode == MEMSX and is_load and insn.code & SIZE_MASK != DW)
     uses_reserved = bool(insn.imm) if insn.code & CLASS_MASK != ST else bool(insn.src)
@@ -105,7 +90,7 @@ def _compile_load(v: Verification, slot: int, insn: Insn, *, is_signed: bool) ->
                 refuse("frame-pointer-write", slot, "r10 is the frame pointer and is read only")
             value = access(v, state, slot, src, base, off, size, is_write=False, is_load_signed=is_signed)
             assert base.__class__ is Pointer
-            _note_kind(v, slot, base)
+            note_kind(v, slot, base)
             if base.kind is Kind.STACK:
                 if base.var.is_const:
                     stack_base, stack_off = base, off + base.off + base.var.smin
@@ -152,7 +137,7 @@ def _compile_store(v: Verification, slot: int, insn: Insn) -> Handler:
             return following
         access(v, state, slot, dst, base, off, size, is_write=True, value=value, source=source)
         assert base.__class__ is Pointer
-        _note_kind(v, slot, base)
+        note_kind(v, slot, base)
         if base.kind is Kind.STACK and base.var.is_const:
             stack_base, stack_off = base, off + base.off + base.var.smin
         return following
@@ -160,7 +145,7 @@ def _compile_store(v: Verification, slot: int, insn: Insn) -> Handler:
     return store
 
 
-def _note_kind(v: Verification, slot: int, base: Value) -> None:
+def note_kind(v: Verification, slot: int, base: Value) -> None:
     """One load or store is rewritten for one kind of pointer, so it cannot serve two that need it."""
     assert isinstance(base, Pointer)
     kind: object = base.kind
@@ -224,7 +209,7 @@ def access(
         return loaded
     if kind is Kind.BTF_ID:
         return btf_access.access(v, state, slot, reg, base, off, size, is_write=is_write)
-    if kind in _PACKETS:
+    if kind in PACKETS:
         if is_write and not may_write_packet(v):
             refuse("packet-write", slot, f"r{reg}: this program may not write to the packet", reg)
         check_packet(v, slot, reg, base, off, size)
@@ -248,7 +233,7 @@ def _access_rare(
         assert base.map is not None
         check_region(v, slot, reg, base, off, size, base.map.spec.key_size, "memory-out-of-bounds")
         return UNKNOWN_SCALAR
-    if kind in _SOCKETS:
+    if kind in SOCKETS:
         return context.access_socket(v, slot, reg, base, off, size, is_write=is_write)
     if kind is Kind.FLOW_KEYS:
         if off < 0 or off + size > 56:
@@ -482,89 +467,3 @@ def _frozen_value(facts: MapFacts, off: int, size: int) -> Range | None:
     if contents is None or facts.spec.type is not MapType.BPF_MAP_TYPE_ARRAY or off + size > facts.spec.value_size:
         return None
     return constant(int.from_bytes(contents[off : off + size].ljust(size, b"\0"), "little"))
-
-
-def _compile_atomic(v: Verification, slot: int, insn: Insn) -> Handler:
-    size = SIZES[insn.code & SIZE_MASK]
-    is_wide_enough = size in (4, 8)
-    dst, src, off, op = insn.dst, insn.src, insn.off, insn.imm
-
-    def atomic(state: State) -> int:
-        regs = state.frames[-1].regs
-        if op in (LOAD_ACQUIRE, STORE_RELEASE):
-            return _load_or_store_atomically(v, state, slot, insn, size)
-        if op not in _ATOMICS:
-            refuse("bad-instruction", slot, f"there is no atomic operation 0x{op & tnum.U32:x}")
-        if not is_wide_enough:
-            refuse("bad-instruction", slot, f"atomic operations work on 4 or 8 bytes, not {size}")
-        base, value = regs[dst], regs[src]
-        for reg, held in ((src, value), (dst, base)):
-            if held is None:
-                refuse("uninitialized-register", slot, f"r{reg} is read before it is set", reg)
-        if op == CMPXCHG and regs[0] is None:
-            refuse("uninitialized-register", slot, "r0 is read before it is set", 0)
-        if isinstance(value, Pointer) and not v.is_privileged:
-            refuse("pointer-leak", slot, f"r{src} is a pointer and would be stored", src)
-        if op == CMPXCHG and isinstance(regs[0], Pointer) and not v.is_privileged:
-            refuse("pointer-leak", slot, "r0 is a pointer and would be compared with memory", 0)
-        assert base is not None
-        _check_atomic_base(v, slot, dst, base)
-        fetched = 0 if op == CMPXCHG else src if op & FETCH else -1
-        if fetched == 10:
-            refuse("frame-pointer-write", slot, "r10 is the frame pointer and is read only")
-        if fetched == dst:
-            # The kernel forgets what the register held before it looks at the address.
-            refuse("not-a-pointer", slot, f"r{dst} is the address, and takes what is fetched from there", dst)
-        old = access(v, state, slot, dst, base, off, size, is_write=False, is_atomic=True)
-        if isinstance(old, Pointer) and not v.is_privileged:
-            # Only a load from the stack can have yielded one.
-            refuse("pointer-leak", slot, f"r{dst}: a spilled pointer would be used as a number", dst)
-        access(v, state, slot, dst, base, off, size, is_write=True, is_atomic=True)
-        _note_kind(v, slot, base)
-        if fetched >= 0:
-            regs[fetched] = scalar(truncate(old.range, size)) if isinstance(old, Scalar) else old
-        return slot + 1
-
-    return atomic
-
-
-def _check_atomic_base(v: Verification, slot: int, reg: int, base: Value) -> None:
-    if isinstance(base, Scalar):
-        refuse("not-a-pointer", slot, f"r{reg} is a number, not a pointer", reg)
-    if base.kind in (Kind.CTX, Kind.FLOW_KEYS, *_PACKETS, *_SOCKETS):
-        refuse("atomic-access", slot, f"r{reg} is {base.type_name}, which takes no atomic operations", reg)
-
-
-def _load_or_store_atomically(v: Verification, state: State, slot: int, insn: Insn, size: int) -> int:
-    regs = state.frames[-1].regs
-    is_load = insn.imm == LOAD_ACQUIRE
-    pointer_reg = insn.src if is_load else insn.dst
-    base = regs[pointer_reg]
-    value = regs[insn.src]
-    if base is None or value is None:
-        missing = pointer_reg if base is None else insn.src
-        refuse("uninitialized-register", slot, f"r{missing} is read before it is set", missing)
-    _check_atomic_base(v, slot, pointer_reg, base)
-    if is_load:
-        if insn.dst == 10:
-            refuse("frame-pointer-write", slot, "r10 is the frame pointer and is read only")
-        loaded = access(v, state, slot, pointer_reg, base, insn.off, size, is_write=False, is_atomic=True)
-        if isinstance(loaded, Scalar):
-            loaded = scalar(truncate(loaded.range, size))
-        regs[insn.dst] = loaded
-    else:
-        access(
-            v,
-            state,
-            slot,
-            pointer_reg,
-            base,
-            insn.off,
-            size,
-            is_write=True,
-            value=value,
-            source=insn.src,
-            is_atomic=True,
-        )
-    _note_kind(v, slot, base)
-    return slot + 1
