@@ -274,6 +274,8 @@ def _access_map_pointer(
         refuse("map-pointer-access", slot, f"r{reg}: {found.problem}", reg)
     if found.type_id:
         return Pointer(Kind.BTF_ID, flags=Flag.UNTRUSTED, types=v.subject.types, type_id=found.type_id)
+    if found.flags & Flag.RDONLY and v.profile.at_least(6, 17):
+        return Pointer(Kind.MEM, flags=Flag.RDONLY | Flag.UNTRUSTED)
     return UNKNOWN_SCALAR
 
 
