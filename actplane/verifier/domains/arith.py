@@ -143,10 +143,11 @@ def _products(a: Interval, b: Interval) -> Interval:
 
 def _product(value: Interval, other: Interval, limit: int) -> tuple[int, int, int, int]:
     """Return the unsigned and signed bounds of a product of small positive numbers, given the signed ones."""
-    unsigned, top = (0, limit), limit >> 1
+    unsigned = 0, limit
     if value[0] >= 0 and other[0] >= 0 and max(value[1], other[1]) <= isqrt(limit):
         unsigned = value[0] * other[0], value[1] * other[1]
-    return (*unsigned, *(unsigned if unsigned[1] <= top else (-top - 1, top)))
+    top = limit >> 1
+    return (*unsigned, *_signed_sum(*unsigned, -top - 1, top))
 
 
 def _small_product(a: Range, b: Range) -> Range:

@@ -35,6 +35,10 @@ class Kind(IntEnum):
     """The address of an instruction, loaded from a jump table."""
 
 
+PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
+SOCKETS: Final = frozenset({Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, Kind.XDP_SOCK})
+
+
 class Flag:
     """What qualifies a pointer: bits of `Pointer.flags`. Plain numbers, since they are tested so often."""
 

@@ -4,7 +4,7 @@ What the mirror knows of a map: its shape, and the special fields that the BTF o
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from actplane.asm.jump_tables import ADDRESS_BYTES, slots_in
@@ -57,30 +57,25 @@ class SpecialField:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MapFacts:
-    """
-    A map, its special fields and, for maps of maps, the map inside.
-
-    Units:  `memory_bytes` is what a pointer at the start of a value reaches; a jump table shows programs
-            the addresses of its places, one behind the other.
-    `places` are the slots that a jump table holds, as far as its contents are given: the others are 0.
-    """
+    """A map, its special fields and, for maps of maps, the map inside."""
 
     spec: MapSpec
     fields: tuple[SpecialField, ...] = ()
     types: TypeProvider | None = None
     value_type: int = 0
     inner: MapFacts | None = None
-    is_jump_table: bool = field(init=False)
-    memory_bytes: int = field(init=False)
-    places: tuple[int, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        spec = self.spec
-        is_jump_table = spec.type is MapType.BPF_MAP_TYPE_INSN_ARRAY
-        places = slots_in(spec.contents or b"")[: spec.max_entries] if is_jump_table else ()
-        object.__setattr__(self, "is_jump_table", is_jump_table)
-        object.__setattr__(self, "memory_bytes", ADDRESS_BYTES * spec.max_entries if is_jump_table else spec.value_size)
-        object.__setattr__(self, "places", tuple(places))
+    @property
+    def is_jump_table(self) -> bool:
+        return self.spec.type is MapType.BPF_MAP_TYPE_INSN_ARRAY
+
+    @property
+    def memory_bytes(self) -> int:
+        """
+        How many bytes a pointer at the start of a value reaches. A jump table shows programs the addresses
+        of its places, one behind the other.
+        """
+        return ADDRESS_BYTES * self.spec.max_entries if self.is_jump_table else self.spec.value_size
 
     def field_of(self, what: str) -> SpecialField | None:
         """Return the special field of a kind, if the value has one."""
@@ -97,9 +92,13 @@ class MapFacts:
         return not self.spec.flags & BPF_F_RDONLY_PROG and not self.is_jump_table
 
     def places_between(self, first: int, last: int) -> list[int]:
-        """Return the slots in the elements `first` to `last` of a jump table, each once, ascending."""
-        found = set(self.places[first : last + 1])
-        if last >= len(self.places):
+        """
+        Return the slots in the elements `first` to `last` of a jump table, each once, ascending. Those of which
+        the contents are not given hold 0.
+        """
+        places = slots_in(self.spec.contents or b"")[: self.spec.max_entries]
+        found = set(places[first : last + 1])
+        if last >= len(places):
             found.add(0)
         return sorted(found)
 

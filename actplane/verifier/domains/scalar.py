@@ -284,11 +284,9 @@ def _deduce32(b: Bounds) -> Bounds:
         s32min, s32max = max(s32min, signed32(u32min)), min(s32max, signed32(u32max))
     if s32min & U32 <= s32max & U32:
         u32min, u32max = max(u32min, s32min & U32), min(u32max, s32max & U32)
-    elif not _deductions.signs:
-        pass
-    elif u32max < s32min & U32:
+    elif _deductions.signs and u32max < s32min & U32:
         s32min, u32max = signed32(u32min), min(u32max, s32max & U32)
-    elif s32max & U32 < u32min:
+    elif _deductions.signs and s32max & U32 < u32min:
         s32max, u32min = signed32(u32max), max(u32min, s32min & U32)
     return value, mask, umin, umax, smin, smax, u32min, u32max, s32min, s32max
 
@@ -299,11 +297,9 @@ def _deduce64(b: Bounds) -> Bounds:
         smin, smax = max(smin, signed64(umin)), min(smax, signed64(umax))
     if smin & U64 <= smax & U64:
         umin, umax = max(umin, smin & U64), min(umax, smax & U64)
-    elif not _deductions.signs:
-        pass
-    elif umax < smin & U64:
+    elif _deductions.signs and umax < smin & U64:
         smin, umax = signed64(umin), min(umax, smax & U64)
-    elif smax & U64 < umin:
+    elif _deductions.signs and smax & U64 < umin:
         smax, umin = signed64(umax), max(umin, smin & U64)
     return value, mask, umin, umax, smin, smax, u32min, u32max, s32min, s32max
 

@@ -16,7 +16,7 @@ from actplane.verifier.domains.types import OwnTypes, TypeProvider
 from actplane.verifier.paths import precision
 from actplane.verifier.paths.flow import Code
 from actplane.verifier.paths.state import Frame, State
-from actplane.verifier.tables.profiles import KernelProfile
+from actplane.verifier.tables.profiles import KEEPS_IDS, KernelProfile
 from actplane.verifier.tables.refusals import refuse
 
 Handler = Callable[[State], int]
@@ -90,6 +90,7 @@ class Verification:
         self.grows_stack_on_reads = options.is_privileged and profile.at_least(6, 8)
         # Before 6.9 what is spilled is kept only if something is known of it, unlinked if it is narrow, and whole.
         self.follows_spills = profile.at_least(6, 9)
+        self.keeps_ids = profile.has(KEEPS_IDS)
         self.log: list[str] = []
         self.stack_bytes: dict[int, int] = {}
         self.globals_called: list[int] = []

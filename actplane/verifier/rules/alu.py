@@ -28,7 +28,7 @@ from actplane.asm.isa import (
 )
 from actplane.verifier.domains import arith
 from actplane.verifier.domains.division import divide
-from actplane.verifier.domains.kinds import Flag, Kind
+from actplane.verifier.domains.kinds import PACKETS, SOCKETS, Flag, Kind
 from actplane.verifier.domains.scalar import (
     S64_MIN,
     UNKNOWN,
@@ -51,19 +51,7 @@ _S32_MIN: Final = -(1 << 31)
 
 _OP_SIGNS: Final = {OR: "|=", AND: "&=", XOR: "^=", ADD: "+=", SUB: "-="}
 _UNKNOWN32: Final = scalar(zero_extend32(UNKNOWN))
-_FIXED_KINDS: Final = frozenset(
-    {
-        Kind.PACKET_END,
-        Kind.SOCKET,
-        Kind.SOCK_COMMON,
-        Kind.TCP_SOCK,
-        Kind.XDP_SOCK,
-        Kind.MAP_PTR,
-        Kind.FLOW_KEYS,
-        Kind.INSN,
-    }
-)
-_PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
+_FIXED_KINDS: Final = SOCKETS | {Kind.PACKET_END, Kind.MAP_PTR, Kind.FLOW_KEYS, Kind.INSN}
 
 
 def compile_alu(v: Verification, insn: Insn) -> Handler:
@@ -181,13 +169,14 @@ def _compile_swap(v: Verification, insn: Insn) -> Handler:
         return refusal("bad-instruction", "a byte swap uses reserved fields")
     if insn.dst == 10:
         return _frame_pointer()
+    tracks_swaps = v.profile.has(TRACKS_SWAPS)
 
     def swap(state: State) -> int:
         regs = state.frames[-1].regs
         value = read(regs, insn.dst, state.slot)
         if isinstance(value, Pointer) and not v.is_privileged:
             refuse("pointer-arithmetic", state.slot, f"r{insn.dst} is a pointer and cannot be swapped", insn.dst)
-        if isinstance(value, Scalar) and v.profile.has(TRACKS_SWAPS):
+        if isinstance(value, Scalar) and tracks_swaps:
             is_swap = is_wide or bool(insn.code & X)
             regs[insn.dst] = scalar(arith.swap_bytes(value.range, insn.imm, is_swap))
         else:
@@ -237,6 +226,7 @@ def _compile_binary(v: Verification, insn: Insn) -> Handler:
             return refusal("shift-out-of-range", f"a shift by {insn.imm} is not below the width")
     operand = constant(insn.imm)
     constant_operand = scalar(operand)
+    links_differences = v.profile.has(LINKS_DIFFERENCES)
     keeps_link = op in (ADD, SUB) and v.is_privileged and v.profile.at_least(6, 12)
     # Since 6.9 what cannot be computed is unknown, even that a 32-bit operation clears the upper half.
     forgets_half = not is_wide and v.profile.at_least(6, 9)
@@ -260,7 +250,7 @@ def _compile_binary(v: Verification, insn: Insn) -> Handler:
             else:
                 result = arith.apply(op, is_wide, left.range, right.range)
             if keeps_link and left.id and not result.is_const:
-                regs[dst] = _linked_sum(v, left, right.range, result, is_wide, op)
+                regs[dst] = _linked_sum(left, right.range, result, is_wide, op, links_differences)
             elif may_fork and _is_spread_sign(left.range, is_wide):
                 # An arithmetic shift has spread the sign: all ones or nothing. Each is walked alone.
                 other = v.push(state, state.slot + 1, f"r{dst} was 0", state.slot)
@@ -280,11 +270,11 @@ def _is_spread_sign(r: Range, is_wide: bool) -> bool:
     return (r.smin, r.smax) == (-1, 0) if is_wide else (r.s32min, r.s32max) == (-1, 0)
 
 
-def _linked_sum(v: Verification, left: Scalar, added: Range, result: Range, is_wide: bool, op: int) -> Scalar:
+def _linked_sum(left: Scalar, added: Range, result: Range, is_wide: bool, op: int, links_differences: bool) -> Scalar:
     """Keep the link between a number and its copy when a small constant was added."""
     amount = added.smin if op == ADD else -added.smin
     is_simple = is_wide and 0 <= amount <= _S32_MAX and op == ADD
-    is_possible = is_simple or (v.profile.has(LINKS_DIFFERENCES) and _S32_MIN <= amount <= _S32_MAX)
+    is_possible = is_simple or (links_differences and _S32_MIN <= amount <= _S32_MAX)
     if not added.is_const or left.delta is not None or not is_possible:
         return scalar(result)
     return Scalar(result, left.id, amount, not is_wide)
@@ -353,7 +343,7 @@ def _add(v: Verification, pointer: Pointer, offset: Range) -> Pointer:
     if offset.is_const and _S32_MIN <= pointer.off + offset.smin <= _S32_MAX:
         return pointer.but(off=pointer.off + offset.smin)
     changes = {"var": arith.add(pointer.var, offset)}
-    if pointer.kind in _PACKETS:
+    if pointer.kind in PACKETS:
         # It is another packet pointer now, about which no comparison has said anything.
         return pointer.but(id=v.new_id(), span=0, **changes)
     return pointer.but(**changes)
@@ -367,7 +357,7 @@ def _subtract(v: Verification, slot: int, dst: int, pointer: Pointer, offset: Ra
         span = 0 if pointer.span < 0 and v.profile.at_least(7, 1) else pointer.span
         return pointer.but(off=pointer.off - offset.smin, span=span)
     changes = {"var": arith.sub(pointer.var, offset)}
-    if pointer.kind in _PACKETS:
+    if pointer.kind in PACKETS:
         span = 0 if offset.smin < 0 else pointer.span
         return pointer.but(id=v.new_id(), span=span, **changes)
     return pointer.but(**changes)

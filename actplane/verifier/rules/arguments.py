@@ -9,7 +9,7 @@ from typing import Final
 
 from actplane.asm.uapi import MapType, ProgType
 from actplane.verifier.domains.btf_walk import holds_struct
-from actplane.verifier.domains.kinds import Flag, Kind
+from actplane.verifier.domains.kinds import PACKETS, SOCKETS, Flag, Kind
 from actplane.verifier.domains.maps import MapFacts
 from actplane.verifier.domains.types import BtfKind
 from actplane.verifier.paths.call_facts import Call
@@ -26,8 +26,6 @@ _MEMORY: Final = frozenset(
     {Kind.STACK, Kind.PACKET, Kind.PACKET_META, Kind.MAP_KEY, Kind.MAP_VALUE, Kind.MEM, Kind.BUF, Kind.BTF_ID}
 )
 _KEYS: Final = frozenset({Kind.STACK, Kind.PACKET, Kind.PACKET_META, Kind.MAP_KEY, Kind.MAP_VALUE, Kind.MEM})
-_SOCK_COMMON: Final = frozenset({Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, Kind.XDP_SOCK})
-_PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
 _SOCKET_MAPS: Final = frozenset({MapType.BPF_MAP_TYPE_SOCKMAP, MapType.BPF_MAP_TYPE_SOCKHASH})
 _PLAIN_CONTEXTS: Final = frozenset(
     {
@@ -70,7 +68,7 @@ def check(v: Verification, state: State, call: Call, index: int, proto: Prototyp
 
 
 def _check_packet_argument(v: Verification, call: Call, reg: int, value: Pointer) -> None:
-    if value.kind not in _PACKETS:
+    if value.kind not in PACKETS:
         return
     is_allowed = v.prog_type is ProgType.BPF_PROG_TYPE_CGROUP_SOCKOPT or (
         memory.may_read_packet(v) and call.helper in READS_PACKET
@@ -281,7 +279,7 @@ def check_memory(
             clobbers = is_write or not v.profile.at_least(6, 14)
             stack.check_initialized(v, state, slot, reg, frame, low, high, is_write=clobbers)
         return
-    if kind in _PACKETS:
+    if kind in PACKETS:
         memory.check_packet(v, slot, reg, pointer, off, size, allows_nothing=allows_nothing)
     elif kind is Kind.MAP_VALUE:
         _check_map_value(v, call, reg, pointer, size, allows_nothing=allows_nothing, is_write=is_write)
@@ -366,7 +364,7 @@ def check_struct(v: Verification, call: Call, reg: int, value: Value, wanted: in
 
 
 def _sk(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
-    allowed = _SOCK_COMMON | {Kind.BTF_ID}
+    allowed = SOCKETS | {Kind.BTF_ID}
     is_nullable = call.name == "bpf_sk_assign" and v.prog_type is ProgType.BPF_PROG_TYPE_SK_LOOKUP
     if is_nullable and isinstance(value, Scalar) and value.range.is_const and not value.range.value:
         return
@@ -397,7 +395,7 @@ def _is_sock(v: Verification, call: Call, reg: int, pointer: Pointer) -> None:
 
 
 def _sock_common(v: Verification, state: State, call: Call, reg: int, value: Value, arg: Arg) -> None:
-    pointer = _pointer(call, reg, value, _SOCK_COMMON, "sock_common, sock, tcp_sock, xdp_sock")
+    pointer = _pointer(call, reg, value, SOCKETS, "sock_common, sock, tcp_sock, xdp_sock")
     check_fixed(call, reg, pointer)
 
 

@@ -9,12 +9,12 @@ from typing import Final
 from actplane.asm.insn import Insn
 from actplane.asm.isa import ADD, AND, CMPXCHG, FETCH, LOAD_ACQUIRE, OR, SIZE_MASK, STORE_RELEASE, XCHG, XOR
 from actplane.verifier.domains import tnum
-from actplane.verifier.domains.kinds import Kind
+from actplane.verifier.domains.kinds import PACKETS, SOCKETS, Kind
 from actplane.verifier.domains.scalar import truncate
 from actplane.verifier.paths.state import State
 from actplane.verifier.paths.values import Pointer, Scalar, Value, scalar
 from actplane.verifier.paths.verification import Handler, Verification
-from actplane.verifier.rules.memory import PACKETS, SIZES, SOCKETS, access, note_kind
+from actplane.verifier.rules.memory import SIZES, access, note_kind
 from actplane.verifier.tables.refusals import refuse
 
 _ATOMICS: Final = frozenset({ADD, OR, AND, XOR, ADD | FETCH, OR | FETCH, AND | FETCH, XOR | FETCH, XCHG, CMPXCHG})

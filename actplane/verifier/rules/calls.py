@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from actplane.asm.format_strings import pieces
 from actplane.asm.insn import Insn, Unresolved
 from actplane.asm.uapi import AttachType, HelperId, MapType, ProgType
 from actplane.verifier.domains.btf_walk import is_struct, size_of, strip
@@ -19,7 +20,7 @@ from actplane.verifier.paths.flow import SYNC_CALLBACK_HELPERS
 from actplane.verifier.paths.state import State
 from actplane.verifier.paths.values import UNKNOWN_SCALAR, Pointer, Scalar, Value, scalar
 from actplane.verifier.paths.verification import Handler, Verification
-from actplane.verifier.rules import arguments, dynptrs, format_strings, kptrs, memory, refs, stack, subprograms
+from actplane.verifier.rules import arguments, dynptrs, kptrs, memory, refs, stack, subprograms
 from actplane.verifier.rules.context import type_names
 from actplane.verifier.tables.access_tables import GPL_ONLY_IDS
 from actplane.verifier.tables.helper_table import (
@@ -258,8 +259,9 @@ def _check_format(state: State, call: Call) -> None:
     if size % 8:
         refuse("argument-size", call.slot, f"r5: {size} bytes of arguments, expected a multiple of 8", 5)
     contents = arguments.constant_contents(template.map)[template.off + template.var.value :]
-    problem = format_strings.why_bad(contents.partition(b"\0")[0], size // 8)
-    if problem is not None:
+    try:
+        list(pieces(contents.partition(b"\0")[0], size // 8))
+    except ValueError as problem:
         refuse("argument-constant", call.slot, f"r3: the format string is not one that the kernel takes: {problem}", 3)
 
 

@@ -148,11 +148,11 @@ def _pointer_parameter(v: Verification, types: TypeProvider, type_id: int, tags:
     inner = types.type_at(target) if target else None
     name = inner.name if inner is not None and is_struct(inner) else ""
     kind, allowed = "mem", {"nonnull"}
-    kprobe = v.prog_type is ProgType.BPF_PROG_TYPE_KPROBE and v.profile.at_least(6, 8)
+    knows_registers = v.prog_type is ProgType.BPF_PROG_TYPE_KPROBE and v.profile.at_least(6, 8)
     if (
         "ctx" in tags
         or is_context_struct(type_names(v)[0], name, v.profile.version)
-        or (kprobe and _are_user_registers(types, type_id))
+        or (knows_registers and _are_user_registers(types, type_id))
     ):
         kind, allowed = "context", {"ctx"}
     elif name == "bpf_dynptr":

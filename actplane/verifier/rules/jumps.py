@@ -41,7 +41,6 @@ from actplane.verifier.paths.values import ZERO, Pointer, Scalar, Value, known, 
 from actplane.verifier.paths.verification import Handler, Verification
 from actplane.verifier.paths.widening import widen_imprecise
 from actplane.verifier.tables.number_versions import rules_for
-from actplane.verifier.tables.profiles import KEEPS_IDS
 from actplane.verifier.tables.refusals import refuse
 
 AT_END: Final = -1
@@ -244,7 +243,7 @@ def _follow(v: Verification, base: Scalar, value: Scalar) -> Scalar:
     if not is_wide and base.range.umax > U32:
         return value
     delta = value.delta
-    if delta is None and not v.profile.has(KEEPS_IDS):
+    if delta is None and not v.keeps_ids:
         # What marks a number at a distance is copied as well, so that a further copy gets an id of its own.
         delta = 0
     return Scalar(arith.apply(ADD, is_wide, base.range, difference), value.id, delta, value.is_delta32)

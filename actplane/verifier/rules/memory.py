@@ -21,7 +21,7 @@ from actplane.asm.isa import (
 )
 from actplane.asm.uapi import MapType, ProgType
 from actplane.verifier.domains import arith, tnum
-from actplane.verifier.domains.kinds import Flag, Kind
+from actplane.verifier.domains.kinds import PACKETS, SOCKETS, Flag, Kind
 from actplane.verifier.domains.maps import MapFacts, SpecialField
 from actplane.verifier.domains.scalar import S64_MIN, Range, between_signed, constant, sign_extend, truncate
 from actplane.verifier.domains.scalar import UNKNOWN as UNKNOWN_RANGE
@@ -36,8 +36,6 @@ MAX_VAR_OFF: Final = 1 << 29
 
 SIZES: Final = {bits: size.bits // 8 for size, bits in SIZE_BITS.items()}
 
-SOCKETS: Final = frozenset({Kind.SOCKET, Kind.SOCK_COMMON, Kind.TCP_SOCK, Kind.XDP_SOCK})
-PACKETS: Final = frozenset({Kind.PACKET, Kind.PACKET_META})
 _UNKNOWN_OF: Final = {size: scalar(truncate(UNKNOWN_RANGE, size)) for size in (1, 2, 4, 8)}
 _UNKNOWN_SIGNED: Final = {
     size: scalar(between_signed(-(1 << (8 * size - 1)), (1 << (8 * size - 1)) - 1)) for size in (1, 2, 4)
