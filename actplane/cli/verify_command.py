@@ -134,6 +134,9 @@ def run(options: argparse.Namespace) -> int:
         for program in programs
     ]
     _print(reports, name, options)
+    kinds = {program.prog_type.name.removeprefix("BPF_PROG_TYPE_").lower() for program in programs}
+    if options.type is not None and options.type not in kinds:
+        print(f"actplane: the input says of what type it is: --type {options.type} is not used", file=sys.stderr)
     for note in _notes(reports, profile, is_of_host=needs_types and btf is not None and not options.btf):
         print(f"actplane: {note}", file=sys.stderr)
     return Exit.OK if all(report.is_accepted for report in reports) else Exit.MIRROR_REFUSED

@@ -106,6 +106,17 @@ def test_arguments_that_make_no_sense_are_said(
     assert complaint in capsys.readouterr().err
 
 
+def test_a_type_that_the_input_contradicts_is_named_as_not_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "typed.s"
+    path.write_text(".prog main xdp\nr0 = 2\nexit\n")
+    assert main(["verify", str(path), "--type", "xdp"]) == 0
+    assert capsys.readouterr().err == ""
+    assert main(["verify", str(path), "--type", "lsm"]) == 0
+    assert capsys.readouterr().err == "actplane: the input says of what type it is: --type lsm is not used\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
